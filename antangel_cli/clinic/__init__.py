@@ -1,0 +1,1 @@
+"""The clinical domain: cases, checks, prompts, results. Free of terminal and of runtime."""

@@ -1,0 +1,86 @@
+"""What the clinic asks of a model: the seam between the clinical side and the runtime (filled by load.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How free text is sampled; the constrained answer is always greedy with penalty 1 (clinic.md)."""
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 20
+    repetition_penalty: float = 1.05
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One request: free text of at most `text_tokens`, then, with a `schema`, a constrained answer.
+
+    Without a schema the free text is the answer (chat, ask). With a schema and `text_tokens` 0 there is no reasoning.
+    """
+
+    turns: tuple[Turn, ...]
+    sampling: Sampling
+    text_tokens: int
+    schema: dict[str, Any] | None = field(default=None, repr=False)
+    answer_tokens: int = 4096
+    timeout_s: float | None = None
+
+
+Stage = Literal["text", "answer"]
+Finish = Literal["stop", "length", "abort", "timeout", "error"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of one task's output. `finish` is set on the last piece of a task, `stage_finish` on a stage's last."""
+
+    task: int
+    stage: Stage
+    text: str = field(repr=False)
+    tokens: int
+    stage_finish: Finish | None = None
+    finish: Finish | None = None
+
+
+class Model(Protocol):
+    """A loaded model: many tasks in flight, pulled one step at a time."""
+
+    name: str
+    demonstration: bool
+    context: int
+    provenance: dict[str, Any]
+
+    def count(self, turns: Sequence[Turn]) -> int:
+        """Tokens of the rendered conversation."""
+
+    def submit(self, task: Task) -> int:
+        """Enqueue a task and return its number."""
+
+    def step(self) -> list[Piece]:
+        """Advance every task in flight by at most one token; empty when nothing is in flight."""
+
+    def abort(self, task: int) -> None:
+        """Stop a task and free what it holds."""
+
+    def stats(self) -> dict[str, float | int | None]:
+        """Counters for `--stats`."""
+
+    def close(self) -> None:
+        """Let go of the model's memory and of its lock."""
