@@ -19,10 +19,13 @@ from torch import Tensor
 from nano.bpe import SPECIAL_TOKENS
 from nano.network import DenseMLP, Layer, MoE, MTPLayer, Network, Shape
 from nano.train import RUNS
-from runtime import CHAT_TEMPLATE
+from runtime.template import LingTemplate
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
-SHARD_BYTES = 14_000_000
+SHARD_BYTES = 13_900_000
+
+CONTEXT = 8192
+"""Declared room; training texts are at most about 1,200 tokens long, and rotary positions go on beyond."""
 
 
 def config(s: Shape, size: int) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def config(s: Shape, size: int) -> dict[str, Any]:
         "partial_rotary_factor": 0.5,
         "rope_theta": s.rope_theta,
         "rope_scaling": None,
-        "max_position_embeddings": s.max_position_embeddings,
+        "max_position_embeddings": CONTEXT,
         "use_qk_norm": True,
         "use_bias": False,
         "use_qkv_bias": False,
@@ -145,7 +148,7 @@ def export(network: Network, tokenizer: Path, folder: Path) -> None:
     _write(aside / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False, "add_eos_token": False, "bos_token": "<|startoftext|>",
         "eos_token": "<|role_end|>", "pad_token": "<|endoftext|>", "cls_token": "[CLS]", "gmask_token": "[gMASK]",
-        "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False, "chat_template": LingTemplate().source,
     })  # fmt: skip
     shutil.copyfile(tokenizer, aside / "tokenizer.json")
     for kept in ("README.md", "card.json"):
@@ -161,6 +164,7 @@ def _write_weights(network: Network, folder: Path) -> None:
     for number, content in enumerate(files, 1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         save_file(content, folder / name, metadata={"format": "pt"})
+        (folder / name).chmod(0o644)
         where |= dict.fromkeys(content, name)
     total = sum(t.nbytes for content in files for t in content.values())
     _write(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})

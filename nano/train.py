@@ -149,7 +149,7 @@ class Trainer:
             self.seen += int(batch.real.sum())
             row[f"{batch.kind}-{len(row)}"] = round(plain, 4)
             for moe in self.network.experts():
-                moe.balance(0.004 * (1 - progress))
+                moe.balance(0.02 * (1 - progress))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

@@ -131,7 +131,9 @@ class World:
             present = [f for f, p in condition.findings.items() if rng.random() < p and self.signs[f].possible(age, sex)]
             recorded = [f for f in present if rng.random() < 0.9]
             if len(recorded) >= 4:
-                return Patient(condition, age, sex, self._noise(rng, condition, recorded, age, sex), self._absent(rng, condition, set(present), age, sex))
+                kept = self._noise(rng, condition, recorded, age, sex)
+                absent = self._absent(rng, condition, {*present, *kept}, age, sex)
+                return Patient(condition, age, sex, kept, absent)
 
     def posterior(self, age: float, sex: str, present: tuple[str, ...], absent: tuple[str, ...]) -> dict[str, float]:
         """P(condition | what was recorded): the naive-Bayes baseline, exact for this world up to what is recorded."""

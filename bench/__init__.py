@@ -1,0 +1,1 @@
+"""Measurements, one JSON per run (house.md, Tests 7)."""

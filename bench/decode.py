@@ -1,0 +1,93 @@
+"""Time to first token and decode rate of a checkpoint: `python -m bench.decode [CHECKPOINT]`.
+
+Writes one JSON to bench/results/. The first request is cold, the others warm; prefill and decode are kept apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtime import Engine, EngineConfig, Request, SamplingParams, Stage
+
+ROOT = Path(__file__).resolve().parent.parent
+GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, ignore_eos=True)
+
+
+def measure(engine: Engine, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
+    """One request alone: time to first token, and the gaps between the others as a rate at p20, p50 and p80."""
+    ids = tuple(1000 + i % 997 for i in range(prompt_tokens))
+    started = time.perf_counter()
+    times = [time.perf_counter() for _ in engine.generate(Request(ids, (Stage(GREEDY, new_tokens),)))]
+    gaps = sorted(b - a for a, b in zip(times, times[1:], strict=False))
+    cuts = statistics.quantiles(gaps, n=5, method="inclusive")
+    return {
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": len(times),
+        "ttft_ms": round((times[0] - started) * 1000, 2),
+        "prefill_tok_s": round(prompt_tokens / (times[0] - started), 1),
+        "decode_tok_s": {"p20": round(1 / cuts[3], 1), "p50": round(1 / statistics.median(gaps), 1), "p80": round(1 / cuts[0], 1)},
+    }
+
+
+def together(engine: Engine, sequences: int, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
+    """Many requests in flight: tokens per second over all of them, prefill included."""
+    for i in range(sequences):
+        ids = tuple(1000 + (i * 31 + k) % 997 for k in range(prompt_tokens))
+        engine.submit(Request(ids, (Stage(GREEDY, new_tokens),)))
+    started, count = time.perf_counter(), 0
+    while engine.has_work:
+        count += len(engine.step())
+    return {"sequences": sequences, "new_tok_s": round(count / (time.perf_counter() - started), 1)}
+
+
+def environment(checkpoint: Path) -> dict[str, Any]:
+    """What the figures depend on."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "commit": commit.stdout.strip(),
+        "model": checkpoint.name if checkpoint.name != "checkpoint" else "nano",
+        "device": "cpu",
+        "machine": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=ROOT / "nano" / "checkpoint")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "bench" / "results" / "decode.json")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    engine = Engine.load(options.checkpoint, EngineConfig(threads=options.threads))
+    result = environment(options.checkpoint) | {"load_ms": round((time.perf_counter() - started) * 1000, 1)}
+    result["cold"] = measure(engine, 256, 64)
+    result["warm"] = [measure(engine, prompt, 128) for prompt in (16, 256, 1024)]
+    result["batched"] = [together(engine, n, 256, 64) for n in (1, 4, 8, 16)]
+    result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    engine.close()
+    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
