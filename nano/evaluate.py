@@ -24,6 +24,7 @@ from torch import Tensor
 from antangel_cli.clinic.facts import facts
 from antangel_cli.clinic.prompt import THINK_CLOSE, THINK_OPEN
 from antangel_cli.clinic.result import Differential, answer_schema
+from nano.card import write_card
 from nano.corpus import Example, diagnose_example
 from nano.export import CHECKPOINT
 from nano.world import World, load_world
@@ -194,17 +195,15 @@ def card(subject: Subject, count: int, alone: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write card.json beside the checkpoint."""
+    """Measure and write the card beside the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--cases", type=int, default=200, help="held-out cases per language")
     parser.add_argument("--alone", type=int, default=15, help="cases per language decoded one at a time")
-    parser.add_argument("-o", "--output", type=Path, help="where to write; card.json beside the checkpoint otherwise")
     options = parser.parse_args()
     result = card(Subject(options.checkpoint), options.cases, options.alone)
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    (options.output or options.checkpoint / "card.json").write_text(text, encoding="utf-8")
-    print(text)
+    write_card(options.checkpoint, result)
+    print(json.dumps(result, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -133,8 +133,11 @@ def shards(network: Network) -> list[dict[str, Tensor]]:
     return files
 
 
-def export(network: Network, tokenizer: Path, folder: Path) -> None:
-    """Write the whole checkpoint directory, aside first, then in place of the old one."""
+def export(network: Network, tokenizer: Path, folder: Path, training: dict[str, Any]) -> None:
+    """Write the whole checkpoint directory, aside first, then in place of the old one.
+
+    `training` is what the run says of itself: steps, tokens, minutes.
+    """
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -151,9 +154,7 @@ def export(network: Network, tokenizer: Path, folder: Path) -> None:
         "clean_up_tokenization_spaces": False, "chat_template": LingTemplate().source,
     })  # fmt: skip
     shutil.copyfile(tokenizer, aside / "tokenizer.json")
-    for kept in ("README.md", "card.json"):
-        if (folder / kept).exists():
-            shutil.copyfile(folder / kept, aside / kept)
+    _write(aside / "training.json", training | {"parameters": sum(t.numel() for _, t in tensors(network))})
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
@@ -183,7 +184,8 @@ def main() -> None:
     state = torch.load(options.run / "state.pt", map_location="cpu")
     network = Network(Shape(**state["shape"]))
     network.load_state_dict(state["network"])
-    export(network, options.run / "tokenizer.json", options.output)
+    training = {"steps": state["number"], "tokens": state["seen"], "minutes": state["elapsed"] / 60}
+    export(network, options.run / "tokenizer.json", options.output, training)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def network() -> Network:
 def folder(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("nano")
     train_tokenizer(corpus_texts(load_world(), 60)).save(str(place / "tokenizer.json"))
-    export(network, place / "tokenizer.json", place / "checkpoint")
+    export(network, place / "tokenizer.json", place / "checkpoint", {"steps": 0, "tokens": 0, "minutes": 0})
     return place / "checkpoint"
 
 

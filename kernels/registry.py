@@ -1,0 +1,80 @@
+"""Which implementation of each op this machine gets, and why the others were refused."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from kernels.ops import Ops
+
+# Modules that register implementations when they are imported.
+BACKENDS = ("kernels.reference", "kernels.batched")
+
+Supports = Callable[[torch.device], str | None]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute an op. Of those a device supports, the one of highest rank is chosen."""
+
+    op: str
+    name: str
+    rank: int
+    function: Callable[..., Any]
+    supports: Supports
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An implementation that a device doesn't get, and why."""
+
+    op: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ops of a device; `names` says which implementation each op got."""
+
+    ops: Ops
+    names: dict[str, str]
+    refusals: tuple[Refusal, ...]
+
+
+_registered: dict[tuple[str, str], Implementation] = {}
+
+
+def register(op: str, name: str, function: Callable[..., Any], *, rank: int, supports: Supports) -> None:
+    """Adds an implementation; `supports` returns None, or the reason why a device can't have it."""
+    _registered[op, name] = Implementation(op, name, rank, function, supports)
+
+
+def implementations(op: str) -> tuple[Implementation, ...]:
+    """All implementations of an op, highest rank first."""
+    for backend in BACKENDS:
+        importlib.import_module(backend)
+    found = [implementation for (of, _), implementation in _registered.items() if of == op]
+    return tuple(sorted(found, key=lambda implementation: -implementation.rank))
+
+
+def choose(device: torch.device | str) -> Choice:
+    """The best supported implementation of each op."""
+    refusals: list[Refusal] = []
+    chosen = {field.name: _best(field.name, torch.device(device), refusals) for field in fields(Ops)}
+    ops = Ops(**{op: implementation.function for op, implementation in chosen.items()})
+    names = {op: implementation.name for op, implementation in chosen.items()}
+    return Choice(ops, names, tuple(refusals))
+
+
+def _best(op: str, device: torch.device, refusals: list[Refusal]) -> Implementation:
+    for implementation in implementations(op):
+        reason = implementation.supports(device)
+        if reason is None:
+            return implementation
+        refusals.append(Refusal(op, implementation.name, reason))
+    raise LookupError(f"no implementation of {op} supports {device}")

@@ -1,0 +1,340 @@
+"""The engine: requests in, token events out, one batch of all of them at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from runtime.config import EngineConfig, ModelConfig
+from runtime.drafting import DraftCheck
+from runtime.errors import AntangelError, CapacityError, ContextError
+from runtime.generation import Advance, Generation, prepare, tokens_needed
+from runtime.grammar import GrammarCompiler
+from runtime.hardware import usable_memory
+from runtime.kv_cache import BlockAllocator, KVCache
+from runtime.model_protocol import Model
+from runtime.request import NO_TOKEN, Request, TokenEvent
+from runtime.sampling import Row, Sampler
+from runtime.scheduler import Scheduler
+from runtime.sequence import Batch, Sequence, Span
+from runtime.stats import Counters, EngineStats
+from runtime.tokenizer import Tokenizer
+
+# Of the memory that is free after loading, the part that the KV cache may take unless told otherwise.
+KV_SHARE = 0.25
+# Room for each sequence beside the one that may fill the context.
+TOKENS_PER_SEQUENCE = 2048
+
+Outcome = int | AntangelError
+
+
+class Engine:
+    """Generates for many requests at once; step() does one forward pass for all that run.
+
+    With `measure_mtp` the MTP layer runs beside decoding and its drafts are compared, never used. With
+    `use_forced` the tokens that a grammar forces skip sampling; the output is the same without.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        model_config: ModelConfig,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        *,
+        measure_mtp: bool = False,
+        use_forced: bool = True,
+    ) -> None:
+        self.model_config = model_config
+        self.tokenizer = tokenizer
+        self.config = config
+        self.context = min(config.context or model_config.context, model_config.context)
+        self._model = model
+        self._use_forced = use_forced
+        self._stop_token_ids = {*model_config.stop_token_ids, *tokenizer.stop_token_ids}
+        self._sampler = Sampler(min(tokenizer.size, model_config.vocab_size))
+        self._compiler = GrammarCompiler(tokenizer, model_config.vocab_size, self._stop_token_ids)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+        self._allocator = BlockAllocator(_block_count(config, model_config, self.context, model))
+        self._cache = KVCache(
+            model.cache_layers,
+            self._allocator.total,
+            config.block_size,
+            model_config.num_key_value_heads,
+            model_config.head_dim,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        self._scheduler = Scheduler(
+            self._allocator,
+            config.block_size,
+            max_batch_tokens=config.max_batch_tokens,
+            max_sequences=config.max_sequences,
+        )
+        self._generations: dict[int, Generation] = {}
+        self._ready: deque[TokenEvent] = deque()
+        self._inboxes: dict[int, deque[TokenEvent]] = {}
+        self._counters = Counters()
+        self._drafts: DraftCheck | None = None
+        if measure_mtp and model.has_mtp:
+            self._drafts = DraftCheck(model, self._cache, self._sampler.size, self._counters)
+        self._next_id = 0
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        config: EngineConfig | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        measure_mtp: bool = False,
+        use_forced: bool = True,
+    ) -> Engine:
+        """Reads a checkpoint directory. `progress` is told how many layers are loaded, and of how many."""
+        from runtime.model import DecoderModel
+
+        config = config or EngineConfig()
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        model_config = ModelConfig.from_directory(path)
+        tokenizer = Tokenizer.from_directory(path)
+        model = DecoderModel.load(path, model_config, config, progress)
+        return cls(model, model_config, tokenizer, config, measure_mtp=measure_mtp, use_forced=use_forced)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether step() has anything to compute or to tell."""
+        return bool(self._generations or self._ready)
+
+    def submit(self, request: Request) -> int:
+        """Queues a request and returns its sequence id.
+
+        Raises ContextError or CapacityError when it can never fit, GrammarError when a schema is not usable.
+        """
+        stages = prepare(request, self.tokenizer, self._compiler)
+        needed = tokens_needed(request, stages)
+        self._check_context(request, needed)
+        sequence = Sequence(self._next_id, list(request.prompt_ids), limit=needed)
+        now = time.monotonic()
+        generation = Generation(
+            sequence,
+            stages,
+            self.tokenizer,
+            self._stop_token_ids,
+            submitted=now,
+            deadline=now + request.timeout_s if request.timeout_s is not None else None,
+            use_forced=self._use_forced,
+        )
+        self._scheduler.add(sequence)
+        self._generations[sequence.id] = generation
+        self._next_id += 1
+        self._begin(generation)
+        return sequence.id
+
+    def step(self) -> list[TokenEvent]:
+        """Computes one batch and returns what came of it, but for sequences that generate() reads."""
+        self._advance_all()
+        events = list(self._ready)
+        self._ready.clear()
+        return events
+
+    def generate(self, request: Request) -> Generator[TokenEvent, None, None]:
+        """The events of one request. The first next() submits it, closing the iterator aborts it."""
+        inbox: deque[TokenEvent] = deque()
+        sequence_id = self._next_id
+        self._inboxes[sequence_id] = inbox
+        try:
+            self.submit(request)
+            while True:
+                while inbox:
+                    event = inbox.popleft()
+                    yield event
+                    if event.finish:
+                        return
+                self._advance_all()
+        finally:
+            self.abort(sequence_id)
+            del self._inboxes[sequence_id]
+
+    def abort(self, sequence_id: int) -> None:
+        """Ends a request and frees its blocks at once; a request that is over is left alone."""
+        if generation := self._generations.get(sequence_id):
+            self._drop(generation, generation.interrupt("abort"))
+
+    def stats(self) -> EngineStats:
+        counters = vars(self._counters) | {"ttft_seconds": dict(self._counters.ttft_seconds)}
+        return EngineStats(
+            **counters,
+            kv_blocks_free=self._allocator.free_count,
+            kv_blocks_total=self._allocator.total,
+            preemptions=self._scheduler.preemptions,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises RuntimeError unless blocks, sequences and generations agree."""
+        self._scheduler.check_integrity()
+        if any(sequence_id not in self._scheduler for sequence_id in self._generations):
+            raise RuntimeError("a generation has no sequence")
+        if not self._generations and self._scheduler.has_work:
+            raise RuntimeError("a sequence has no generation")
+
+    def close(self) -> None:
+        """Aborts what runs and stops the grammar thread."""
+        for sequence_id in list(self._generations):
+            self.abort(sequence_id)
+        self._executor.shutdown()
+
+    def _check_context(self, request: Request, needed: int) -> None:
+        if needed > self.context:
+            prompt = len(request.prompt_ids)
+            raise ContextError(
+                f"the prompt has {prompt} tokens and up to {needed - prompt} may follow: "
+                f"{needed} in all, and the context holds {self.context}",
+                "Shorten the prompt, or ask for fewer tokens.",
+                needed=needed,
+                available=self.context,
+            )
+
+    def _begin(self, generation: Generation) -> None:
+        """Puts the first stage's prefix behind the prompt."""
+        advance = self._attempt(generation, generation.start)
+        self._scheduler.apply(advance.commit)
+        self._take_note([advance])
+
+    def _advance_all(self) -> None:
+        """One batch, from schedule to commit."""
+        self._end_expired()
+        started = time.perf_counter()
+        batch = self._scheduler.schedule()
+        if batch is None:
+            return
+        self._counters.peak_running = max(self._counters.peak_running, self._scheduler.running_count)
+        sampling = batch.sampling_spans()
+        self._begin_masks(sampling)
+        hidden, logits = self._compute(batch)
+        drawn = self._draw(sampling, logits)
+        if self._drafts:
+            self._drafts.observe(batch, hidden, drawn, self._generations)
+        prompt_rows = sum(span.length for span in batch.spans if not self._is_decoding(span))
+        self._commit(batch, drawn)
+        self._counters.count_step(prompt_rows, len(drawn), time.perf_counter() - started)
+        if not self._generations:
+            self.check_integrity()
+
+    def _is_decoding(self, span: Span) -> bool:
+        return span.length == 1 and self._generations[span.sequence_id].saw_token
+
+    def _begin_masks(self, sampling: tuple[Span, ...]) -> None:
+        """Grammar masks are made while the model computes."""
+        for span in sampling:
+            if constraint := self._generations[span.sequence_id].constraint:
+                constraint.begin_mask(self._executor)
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Hidden states [T, M] and logits [R, V] of a batch."""
+        started = time.perf_counter()
+        on_device = batch.to(self._model.device)
+        hidden = self._model.forward(on_device, self._cache)
+        logits = self._model.logits(hidden[on_device.logit_rows]) if len(batch.logit_rows) else hidden[:0]
+        self._counters.model_seconds += time.perf_counter() - started
+        return hidden, logits
+
+    def _draw(self, sampling: tuple[Span, ...], logits: Tensor) -> dict[int, Outcome]:
+        """A token, or what went wrong, for each sequence that has logits."""
+        rows = {span.sequence_id: self._row(self._generations[span.sequence_id]) for span in sampling}
+        drawn: dict[int, Outcome] = {i: row for i, row in rows.items() if isinstance(row, AntangelError)}
+        usable = {i: row for i, row in rows.items() if isinstance(row, Row)}
+        if usable:
+            chosen = logits if not drawn else logits[[i in usable for i in rows]]
+            drawn |= zip(usable, self._sampler.sample(chosen, list(usable.values())), strict=True)
+        return drawn
+
+    def _row(self, generation: Generation) -> Row | AntangelError:
+        started = time.perf_counter()
+        if generation.constraint:
+            self._counters.masks += 1
+            self._counters.masks_overlapped += generation.constraint.mask_ready
+        try:
+            return generation.row()
+        except AntangelError as error:
+            return error
+        finally:
+            if generation.constraint:
+                self._counters.mask_wait_seconds += time.perf_counter() - started
+
+    def _commit(self, batch: Batch, drawn: dict[int, Outcome]) -> None:
+        advances = [self._advance(self._generations[i], outcome) for i, outcome in drawn.items()]
+        self._scheduler.commit(batch, [advance.commit for advance in advances])
+        for sequence_id in drawn:
+            self._note_first(self._generations[sequence_id])
+        self._take_note(advances)
+
+    def _advance(self, generation: Generation, outcome: Outcome) -> Advance:
+        if isinstance(outcome, AntangelError):
+            return generation.fail(outcome)
+        return self._attempt(generation, lambda: generation.advance(outcome))
+
+    def _attempt(self, generation: Generation, change: Callable[[], Advance]) -> Advance:
+        """An error of one sequence ends it, and it alone."""
+        try:
+            return change()
+        except AntangelError as error:
+            return generation.fail(error)
+
+    def _note_first(self, generation: Generation) -> None:
+        if not generation.saw_token:
+            generation.saw_token = True
+            self._counters.count_first(generation.sequence.id, time.monotonic() - generation.submitted)
+
+    def _take_note(self, advances: Iterable[Advance]) -> None:
+        """Counts and tells what the scheduler has already done."""
+        for advance in advances:
+            self._counters.forced_tokens += advance.forced
+            self._tell(advance.events)
+            if advance.commit.finished:
+                del self._generations[advance.commit.sequence_id]
+
+    def _end_expired(self) -> None:
+        now = time.monotonic()
+        late = [g for g in self._generations.values() if g.deadline is not None and now >= g.deadline]
+        for generation in late:
+            self._drop(generation, generation.interrupt("timeout"))
+
+    def _drop(self, generation: Generation, event: TokenEvent) -> None:
+        """Ends a sequence between two batches."""
+        del self._generations[generation.sequence.id]
+        self._scheduler.remove(generation.sequence.id)
+        self._tell([event])
+
+    def _tell(self, events: Iterable[TokenEvent]) -> None:
+        for event in events:
+            self._counters.generated_tokens += event.token_id != NO_TOKEN
+            self._inboxes.get(event.sequence_id, self._ready).append(event)
+
+
+def _block_count(config: EngineConfig, model_config: ModelConfig, context: int, model: Model) -> int:
+    """KV blocks: as configured, else one full context and room for each other sequence, as memory allows."""
+    if config.kv_blocks is not None:
+        return config.kv_blocks
+    heads = model_config.num_key_value_heads * model_config.head_dim
+    block_bytes = 2 * model.cache_layers * config.block_size * heads * model.dtype.itemsize
+    room = min(context, TOKENS_PER_SEQUENCE) * (config.max_sequences - 1)
+    wanted = -(-(context + room) // config.block_size)
+    available = int(_free_memory(model.device) * KV_SHARE) // block_bytes
+    if available < 1:
+        raise CapacityError(
+            f"no memory is left for a KV cache: one block takes {block_bytes:,} bytes",
+            "Free some memory, or use a smaller model or number type.",
+        )
+    return min(wanted, available)
+
+
+def _free_memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else usable_memory()

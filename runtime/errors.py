@@ -1,0 +1,38 @@
+"""What can go wrong in the runtime; every error carries its remedy in one line."""
+
+
+class AntangelError(Exception):
+    """An error with a remedy: what happened and where, then what to do about it."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}"
+
+
+class CheckpointError(AntangelError):
+    """A checkpoint is incomplete, damaged, or of another shape than its config says."""
+
+
+class ConfigError(AntangelError):
+    """A configuration is missing a key, or its values contradict each other."""
+
+
+class ContextError(AntangelError):
+    """A prompt and its answer need more positions than the context has; counts are in tokens."""
+
+    def __init__(self, message: str, remedy: str, *, needed: int, available: int) -> None:
+        super().__init__(message, remedy)
+        self.needed = needed
+        self.available = available
+
+
+class GrammarError(AntangelError):
+    """A grammar cannot be compiled, or no token can continue it."""
+
+
+class CapacityError(AntangelError):
+    """Weights or cache do not fit in the memory there is."""

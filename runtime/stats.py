@@ -1,0 +1,75 @@
+"""What the engine has done so far, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+TIMES_KEPT = 1024
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts since the engine was loaded; times in seconds.
+
+    `prefill_seconds` are those of steps with any prompt token in them, `decode_seconds` of all others.
+    `ttft_seconds` is per sequence, of the most recent ones. `masks_overlapped` counts grammar masks that were
+    ready when the forward pass was. `mtp_hits` of `mtp_drafts` greedy tokens were as the MTP layer drafted.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int
+    decode_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    model_seconds: float
+    ttft_seconds: Mapping[int, float]
+    kv_blocks_free: int
+    kv_blocks_total: int
+    peak_running: int
+    preemptions: int
+    forced_tokens: int
+    masks: int
+    masks_overlapped: int
+    mask_wait_seconds: float
+    mtp_drafts: int
+    mtp_hits: int
+
+    @property
+    def mtp_acceptance(self) -> float | None:
+        """The share of drafts that were right; None with none drafted."""
+        return self.mtp_hits / self.mtp_drafts if self.mtp_drafts else None
+
+
+@dataclass
+class Counters:
+    """What EngineStats is made from, while it still changes."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    decode_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    model_seconds: float = 0.0
+    peak_running: int = 0
+    forced_tokens: int = 0
+    masks: int = 0
+    masks_overlapped: int = 0
+    mask_wait_seconds: float = 0.0
+    mtp_drafts: int = 0
+    mtp_hits: int = 0
+    ttft_seconds: dict[int, float] = field(default_factory=dict)
+
+    def count_step(self, prompt_rows: int, drawn: int, seconds: float) -> None:
+        self.prompt_tokens += prompt_rows
+        if prompt_rows:
+            self.prefill_seconds += seconds
+        else:
+            self.decode_seconds += seconds
+            self.decode_tokens += drawn
+
+    def count_first(self, sequence_id: int, seconds: float) -> None:
+        """Notes a time to first token; the oldest note goes when there are too many."""
+        self.ttft_seconds[sequence_id] = seconds
+        if len(self.ttft_seconds) > TIMES_KEPT:
+            del self.ttft_seconds[next(iter(self.ttft_seconds))]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from runtime.errors import CapacityError
+from runtime.kv_cache import BlockAllocator, KVCache
+
+
+def test_write_puts_rows_at_their_slots() -> None:
+    cache = KVCache(2, blocks=3, block_size=4, kv_heads=2, head_dim=5)
+    k, v = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
+    cache.write(1, torch.tensor([11, 0, 6]), k, v)
+    assert torch.equal(cache.keys[1, 2, 3], k[0])
+    assert torch.equal(cache.keys[1, 0, 0], k[1])
+    assert torch.equal(cache.values[1, 1, 2], v[2])
+    assert cache.keys[0].count_nonzero() == 0
+    assert cache.keys[1].count_nonzero() == k.numel()
+    assert cache.nbytes == 2 * 2 * 3 * 4 * 2 * 5 * 4
+
+
+def test_allocation_is_all_or_nothing() -> None:
+    allocator = BlockAllocator(3)
+    assert allocator.allocate(2) == (0, 1)
+    with pytest.raises(CapacityError, match="1 free"):
+        allocator.allocate(2)
+    assert allocator.free_count == 1
+
+
+@pytest.mark.parametrize("blocks", [(0, 0), (2,), (7,)])
+def test_only_owned_blocks_can_be_freed(blocks: tuple[int, ...]) -> None:
+    allocator = BlockAllocator(3)
+    allocator.allocate(2)
+    with pytest.raises(ValueError, match="freed twice or never allocated"):
+        allocator.free(blocks)
+    allocator.check_integrity()
+
+
+def test_integrity_notices_a_lost_and_a_doubled_block() -> None:
+    allocator = BlockAllocator(3)
+    allocator.allocate(1)
+    allocator._owned.clear()
+    with pytest.raises(RuntimeError, match="2 are free and 0 owned"):
+        allocator.check_integrity()
+    allocator._owned.update((0, 1))
+    with pytest.raises(RuntimeError, match="both free and owned"):
+        allocator.check_integrity()
+
+
+class Blocks(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocator = BlockAllocator(12)
+        self.held: list[tuple[int, ...]] = []
+
+    @rule(n=st.integers(0, 6))
+    def allocate(self, n: int) -> None:
+        if n > self.allocator.free_count:
+            with pytest.raises(CapacityError):
+                self.allocator.allocate(n)
+        else:
+            self.held.append(self.allocator.allocate(n))
+            assert len(self.held[-1]) == n
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def free(self, data: st.DataObject) -> None:
+        self.allocator.free(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
+
+    @invariant()
+    def every_block_has_one_place(self) -> None:
+        self.allocator.check_integrity()
+        owned = [block for blocks in self.held for block in blocks]
+        assert len(set(owned)) == len(owned) == 12 - self.allocator.free_count
+
+
+Blocks.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestBlocks = Blocks.TestCase
