@@ -318,15 +318,21 @@ class Answerer:
         self.ranked = [world.conditions[name] for name in list(self.posterior)[:3]]
 
     def reasoning(self) -> str:
-        """What each fact says in canonical words, then the candidates with the facts that fit them."""
-        seen = "; ".join(f"{i} {self._name(f)}" for i, f in self.present[:11])
-        text = f"{'见' if self.zh else 'Seen'}: {seen}."
-        if self.absent:
-            text += f" {'无' if self.zh else 'Not'}: " + "; ".join(f"{i} {self._name(f)}" for i, f in self.absent[:5]) + "."
-        best, *others = [f"{c.name[self.zh]} ({' '.join(i for i, _ in self._support(c))})" for c in self.ranked]
-        text += f"\n{'最符合' if self.zh else 'Fits best'}: {best}. {'其次' if self.zh else 'Then'}: {'; '.join(others)}."
+        """The candidates and the urgency, then the facts for and against each in canonical words."""
+        best, *others = [c.name[self.zh] for c in self.ranked]
         urgency = self._urgency()
-        return f"{text}\n{'紧急程度' if self.zh else 'Urgency'}: {_URGENCY_ZH[urgency] if self.zh else urgency}."
+        if self.zh:
+            first = f"最符合: {best}. 其次: {'; '.join(others)}. 紧急程度: {_URGENCY_ZH[urgency]}."
+        else:
+            first = f"Fits best: {best}. Then: {'; '.join(others)}. Urgency: {urgency}."
+        return "\n".join((first, *(self._weighed(c) for c in self.ranked)))
+
+    def _weighed(self, c: Condition) -> str:
+        """One candidate with its evidence: `Gout: big toe pain (F2), high urate (F7); no fever (F5).`"""
+        no = "无" if self.zh else "no "
+        support = ", ".join(f"{self._name(f)} ({i})" for i, f in self._support(c))
+        against = "".join(f"; {no}{self._name(f)} ({i})" for i, f in self._against(c))
+        return f"{c.name[self.zh]}: {support or ('无支持' if self.zh else 'nothing for it')}{against}."
 
     def answer(self) -> Differential:
         """The differential of the three most probable conditions."""

@@ -53,9 +53,9 @@ class Encoder:
         return self._join(opened, *self._thought(example, weight), (self._ids(THINK_CLOSE), 0.5), answer)
 
     def _thought(self, example: Example, weight: float) -> list[tuple[list[int], float]]:
-        """The reasoning line by line; the second, which names the candidates, weighs more."""
+        """The reasoning line by line; the first, which names the candidates, weighs more."""
         lines = example.reply.splitlines(keepends=True)
-        return [(self._ids(line), weight * (CANDIDATES if i == 1 else 1.0)) for i, line in enumerate(lines)]
+        return [(self._ids(line), weight * (CANDIDATES if i == 0 else 1.0)) for i, line in enumerate(lines)]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids

@@ -33,7 +33,7 @@ class Shape:
     n_group: int = 8
     topk_group: int = 4
     routed_scaling_factor: float = 2.5
-    rope_theta: float = 600000.0
+    rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int = 4096
 

@@ -27,13 +27,13 @@ from nano.optimizer import Muon
 from nano.world import World, load_world
 
 RUNS = Path(__file__).parent / "runs"
-MTP_FROM = 0.72
+MTP_FROM = 0.75
 """The share of the budget after which the MTP layer is trained along."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: a prefix [1, P] all rows begin with, rows [B, T], loss weights and real places [B, T]."""
+    """One batch: a prefix [1, P] all rows begin with, rows [B, T], loss weights and real places [B, T]."""
 
     kind: str
     prefix: Tensor
@@ -41,20 +41,23 @@ class Batch:
     weights: Tensor
     real: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.kind, *(t.to(device) for t in (self.prefix, self.rows, self.weights, self.real)))
+
 
 class Feed:
-    """Micro-batches, deterministic by step: English and Chinese in turn, kinds in a fixed rotation."""
+    """Batches, deterministic by step: English and Chinese in turn, one kind each."""
 
     def __init__(self, world: World, encoder: Encoder, tokens: int) -> None:
         self.world, self.encoder, self.tokens = world, encoder, tokens
 
-    def step(self, number: int, progress: float) -> Iterator[Batch]:
-        """The micro-batches of one optimiser step."""
+    def step(self, number: int, progress: float) -> Batch:
+        """The batch of one optimiser step."""
         rng = random.Random(number)
-        share = 0.2 + 0.4 * min(progress / 0.6, 1.0)
-        for zh in (False, True):
-            kind = "ask" if number % 8 == 7 else "diagnosis" if rng.random() < share else "reasoning"
-            yield self._batch(kind, number, zh, rng)
+        share = 0.1 + 0.5 * min(progress / 0.7, 1.0)
+        kind = "ask" if number % 12 < 1 + (number // 12) % 2 else "diagnosis" if rng.random() < share else "reasoning"
+        return self._batch(kind, number, number % 2 == 1, rng)
 
     def _batch(self, kind: str, number: int, zh: bool, rng: random.Random) -> Batch:
         encoded: list[Encoded] = []
@@ -90,14 +93,14 @@ def pack(kind: str, encoded: list[Encoded]) -> Batch:
     return Batch(kind, torch.tensor(encoded[0].ids[:common])[None], rows, weights, torch.arange(longest) < lengths[:, None])
 
 
-def losses(network: Network, batch: Batch, mtp: bool) -> tuple[Tensor, float, int]:
-    """The weighted loss with the MTP term, the plain mean loss, and the number of tokens predicted."""
+def losses(network: Network, batch: Batch, mtp: bool) -> tuple[Tensor, float]:
+    """The weighted loss with the MTP term, and the same without it."""
     hidden = network(batch.prefix, batch.rows, batch.real)
     loss = _loss(network, hidden[1], batch, 1)
     total = loss
     if mtp:
         total = loss + 0.3 * _loss(network, network.draft(batch.prefix, batch.rows, batch.real, hidden), batch, 2)
-    return total, loss.item(), int((batch.weights > 0).sum())
+    return total, loss.item()
 
 
 def _loss(network: Network, hidden: Tensor, batch: Batch, ahead: int) -> Tensor:
@@ -119,6 +122,7 @@ class Trainer:
         self.network.rope = type(self.network.rope)(self.network.s, self.device)
         self.feed = Feed(load_world(), Encoder(tokenizer), tokens)
         self.lr, self.number, self.elapsed, self.seen = lr, 0, 0.0, 0
+        self.recent: dict[str, float] = {}
         matrices = [p for n, p in self.network.named_parameters() if _is_matrix(n, p)]
         others = [p for n, p in self.network.named_parameters() if not _is_matrix(n, p)]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -141,15 +145,14 @@ class Trainer:
 
     def _step(self, progress: float) -> dict[str, float]:
         rate = self.lr * min(1.0, (self.number + 1) / 60) * max(1.0 - progress, 0.01)
-        row: dict[str, float] = {"progress": round(progress, 4)}
-        for batch in self.feed.step(self.number, progress):
-            batch = Batch(batch.kind, *(t.to(self.device) for t in (batch.prefix, batch.rows, batch.weights, batch.real)))
-            total, plain, count = losses(self.network, batch, progress >= MTP_FROM)
-            (total / 2).backward()
-            self.seen += int(batch.real.sum())
-            row[f"{batch.kind}-{len(row)}"] = round(plain, 4)
-            for moe in self.network.experts():
-                moe.balance(0.02 * (1 - progress))
+        batch = self.feed.step(self.number, progress).to(self.device)
+        total, plain = losses(self.network, batch, progress >= MTP_FROM)
+        total.backward()
+        self.seen += int(batch.real.sum())
+        self.recent[batch.kind] = 0.9 * self.recent.get(batch.kind, plain) + 0.1 * plain
+        row: dict[str, float] = {"progress": round(progress, 4), **{k: round(v, 4) for k, v in self.recent.items()}}
+        for moe in self.network.experts():
+            moe.balance(0.015 * (1 - progress))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -203,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=80)
     parser.add_argument("--lr", type=float, default=5e-3)
-    parser.add_argument("--tokens", type=int, default=2000, help="tokens of a micro-batch; a step has two")
+    parser.add_argument("--tokens", type=int, default=1400, help="tokens of a step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--folder", type=Path, default=RUNS)
     options = parser.parse_args()
