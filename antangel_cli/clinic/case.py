@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 SCHEMA_ID = "antangel.case/1"
 
@@ -136,6 +136,9 @@ class Case(Part):
     imaging: tuple[Report, ...] = ()
     notes: tuple[Report, ...] = ()
     gold: dict[str, Any] | None = None
+
+    _input_warnings: tuple[dict[str, str | int], ...] = PrivateAttr(default=())
+    """What the reader dropped or wondered about; becomes `checks.input_warnings`."""
 
     @property
     def chinese(self) -> bool:

@@ -1,0 +1,204 @@
+"""The commands: flags in, settings out. What a command does is in a module of its own, imported late."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from antangel_cli import __version__
+from antangel_cli.flags import (
+    CASES,
+    CONVERSATION,
+    FORMAT,
+    LANGUAGE,
+    LINES,
+    MACHINE,
+    MODEL,
+    READING,
+    WRITING,
+    Group,
+    command,
+)
+from antangel_cli.outcome import OutputClosedError, guarded
+from antangel_cli.settings import Settings
+
+SHORT_HELP = """antangel, a clinical assistant that runs on this machine and sends nothing anywhere.
+
+  antangel diagnose case.json                a differential for one case
+  echo "..." | antangel ask -                one question
+  antangel batch cases.jsonl -o out.jsonl    many cases
+
+All commands: antangel --help. What it is and is not: antangel about.
+"""
+
+
+class App(TyperGroup):
+    """The command group; every way out of it ends in an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, *options: Any, **extra: Any) -> Any:
+        """Run and exit."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        parse = partial(super().main, arguments, "antangel", standalone_mode=False)
+        sys.exit(guarded(parse if arguments else _short_help, arguments))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. A closed output is told apart here: typer would exit 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise OutputClosedError from None
+
+
+def _short_help() -> None:
+    typer.echo(SHORT_HELP, nl=False)
+
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    cls=App,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings=HELP_NAMES,
+    help="A clinical assistant that runs on this machine and sends nothing anywhere.",
+)
+config_app = typer.Typer(
+    rich_markup_mode=None, help="Where settings come from.", context_settings=HELP_NAMES, no_args_is_help=True
+)
+app.add_typer(config_app, name="config")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"antangel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """A clinical assistant that runs on this machine and sends nothing anywhere."""
+
+
+@command(app, CONVERSATION, MODEL, MACHINE)
+def chat(settings: Settings, case: str | None, system: str | None) -> int:
+    """Talk with the model."""
+    from antangel_cli.chat import chat as run
+
+    return run(settings, case, system)
+
+
+@command(app, MODEL, MACHINE)
+def ask(
+    settings: Settings,
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="TEXT|- [-]", help="The question; - reads it, or data after it, from stdin."),
+    ],
+) -> int:
+    """Ask one question: `ask TEXT`, `ask -`, or `ask TEXT -` with data on stdin."""
+    from antangel_cli.ask import ask as run
+
+    return run(settings, tuple(words))
+
+
+@command(app, CASES, FORMAT, WRITING, MODEL, MACHINE)
+def diagnose(
+    settings: Settings,
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="The case: a file, or - for stdin.")],
+    **flags: Any,
+) -> int:
+    """Make a structured differential for one case."""
+    from antangel_cli.diagnose import diagnose as run
+    from antangel_cli.options import CaseOptions
+
+    return run(settings, file, CaseOptions.of(flags))
+
+
+@command(app, LINES, CASES, WRITING, MODEL, MACHINE)
+def batch(
+    settings: Settings,
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE|-]", help="JSON lines; stdin when not named.")
+    ] = None,
+    **flags: Any,
+) -> int:
+    """Diagnose JSON lines: one case in, one result out."""
+    from antangel_cli.batch import batch as run
+    from antangel_cli.options import BatchOptions, CaseOptions
+
+    return run(settings, file, CaseOptions.of(flags), BatchOptions.of(flags))
+
+
+@command(app, READING, WRITING)
+def validate(
+    settings: Settings,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Cases; - is stdin.")],
+    **flags: Any,
+) -> int:
+    """Read and check cases; no model."""
+    from antangel_cli.options import CaseOptions
+    from antangel_cli.validate import validate as run
+
+    return run(settings, tuple(files), CaseOptions.of(flags))
+
+
+@command(app, LANGUAGE, WRITING)
+def schema(
+    settings: Settings,
+    kind: Annotated[
+        Literal["case", "result", "batch"], typer.Argument(help="Which schema.", metavar="case|result|batch")
+    ],
+    example: Annotated[
+        bool, typer.Option("--example", help="An example instead.", rich_help_panel="Output")
+    ] = False,
+    **flags: Any,
+) -> int:
+    """Print a JSON Schema, or an example."""
+    from antangel_cli.options import CaseOptions
+    from antangel_cli.schema import schema as run
+
+    return run(settings, kind, example, CaseOptions.of(flags))
+
+
+@command(app, Group("Model", MODEL.flags[:1]))
+def about(settings: Settings) -> int:
+    """Say what this is, which model answers, and what nobody has reviewed."""
+    from antangel_cli.about import about as run
+
+    return run(settings)
+
+
+@command(config_app, MODEL, Group("Machine", MACHINE.flags[:3]), name="show")
+def config_show(settings: Settings) -> int:
+    """Show every setting and where it comes from."""
+    from antangel_cli.config import show
+
+    return show(settings)
+
+
+@command(config_app, name="path")
+def config_path(settings: Settings) -> int:
+    """Show which configuration files are read."""
+    from antangel_cli.config import paths
+
+    return paths(settings)
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app()
+    finally:
+        # All is said; a Ctrl-C that comes now must not turn a clean end into a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

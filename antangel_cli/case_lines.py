@@ -1,0 +1,89 @@
+"""A line of a batch as a case."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.readers import read_case
+from antangel_cli.errors import CommandError, RejectedError
+from antangel_cli.lines import LONG, Line
+from antangel_cli.outcome import describe
+
+ID_FORM = "Use 1 to 64 letters, digits, dots, dashes or underscores."
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class BadLineError(Exception):
+    """A line is no case. `id` is the case's, where that much could be read."""
+
+    def __init__(self, case_id: str | None, reason: CommandError) -> None:
+        super().__init__(reason.message)
+        self.id = case_id
+        self.reason = reason
+
+
+def read_line(line: Line, input_format: str, seen: set[str]) -> Case:
+    """The case of a line: a case, `{"id", "case"}`, or, when asked for, text. Adds its id to `seen`.
+
+    Raises BadLineError.
+    """
+    data = (line.data or b"").removeprefix(b"\xef\xbb\xbf")
+    if len(data) > LONG:
+        raise _bad(None, f"Line {line.number} is longer than 1 MiB.", "Shorten the case.", "too_long")
+    if input_format == "text":
+        return _read(data, "text", None, f"line-{line.number}")
+    content = _object(data, line.number)
+    case_id = _id(content)
+    if case_id in seen:
+        raise _bad(case_id, f"Line {line.number} repeats an id.", "Give each case its own.", "duplicate_id")
+    case = (
+        _unwrapped(content, case_id, line.number)
+        if set(content) == {"id", "case"}
+        else _read(data, "case", case_id)
+    )
+    seen.add(case.id)
+    return case
+
+
+def _object(data: bytes, number: int) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    raise _bad(None, f"Line {number} is no JSON object.", "Put one case on each line.", "bad_json")
+
+
+def _id(content: dict[str, Any]) -> str | None:
+    """The id, when it has the form of one: anything else may be a patient's words and is not repeated."""
+    found = content.get("id")
+    return found if isinstance(found, str) and _ID.fullmatch(found) else None
+
+
+def _unwrapped(content: dict[str, Any], case_id: str | None, number: int) -> Case:
+    """The case inside `{"id", "case"}`: an object, or text."""
+    inner = content["case"]
+    if case_id is None:
+        raise _bad(None, f"The id of line {number} has a form that is not taken.", ID_FORM, "bad_id")
+    if isinstance(inner, str):
+        return _read(inner.encode("utf-8", "replace"), "text", case_id)
+    if isinstance(inner, dict):
+        return _read(json.dumps({**inner, "id": case_id}).encode(), "case", case_id)
+    raise _bad(
+        case_id, f"The case of line {number} is neither an object nor text.", "Correct it.", "bad_case"
+    )
+
+
+def _read(data: bytes, input_format: str, case_id: str | None, name: str | None = None) -> Case:
+    try:
+        return read_case(data, None, input_format, case_id or name or "case-1")
+    except Exception as error:
+        raise BadLineError(case_id, describe(error)) from error
+
+
+def _bad(case_id: str | None, message: str, remedy: str, code: str) -> BadLineError:
+    return BadLineError(case_id, RejectedError(message, remedy, code=code, stage="input"))

@@ -1,0 +1,68 @@
+"""Plausibility in two bands: an extreme value is warned about, an impossible one is set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.checks.units import UNITLESS, Measured, Quantity, Value
+from antangel_cli.clinic.facts import Fact
+
+OLDEST_YEARS = 125
+
+
+def impossible(values: Sequence[Value]) -> tuple[Value, ...]:
+    """The values that no living or dying patient can have."""
+    return tuple(v for v in values if not v.quantity.possible[0] <= v.value <= v.quantity.possible[1])
+
+
+def set_aside(values: Sequence[Value]) -> tuple[dict[str, Any], ...]:
+    """What is listed about each impossible value."""
+    return tuple(
+        {
+            "path": v.path,
+            "quantity": v.quantity.id,
+            "value": f"{v.value:.6g}{_unit(v.quantity)}",
+            "possible": list(v.quantity.possible),
+        }
+        for v in impossible(values)
+    )
+
+
+def warnings(case: Case, measured: Measured) -> Iterator[dict[str, Any]]:
+    """Extreme values, pressures that contradict each other, and a patient who contradicts themself."""
+    gone = impossible(measured.values)
+    for v in measured.values:
+        if v not in gone and not v.quantity.unusual[0] <= v.value <= v.quantity.unusual[1]:
+            yield {
+                "code": "extreme",
+                "path": v.path,
+                "quantity": v.quantity.id,
+                "value": f"{v.value:.6g}{_unit(v.quantity)}",
+            }
+    yield from _pressures(measured.values)
+    pregnancy = case.patient.pregnancy
+    if case.patient.sex_at_birth == "male" and pregnancy and pregnancy.status in ("pregnant", "postpartum"):
+        yield {"code": "pregnant_male", "path": "patient.pregnancy"}
+    if case.patient.age and case.patient.age.years > OLDEST_YEARS:
+        yield {"code": "age_impossible", "path": "patient.age"}
+
+
+def _pressures(values: Sequence[Value]) -> Iterator[dict[str, Any]]:
+    systolic = [v for v in values if v.quantity.id == "systolic_bp"]
+    diastolic = [v for v in values if v.quantity.id == "diastolic_bp"]
+    if len(systolic) == len(diastolic) == 1 and 0 < systolic[0].value <= diastolic[0].value:
+        yield {"code": "pressures_swapped", "path": diastolic[0].path}
+
+
+def usable_facts(rows: Sequence[Fact], aside: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
+    """The facts without those set aside, numbered anew."""
+    gone = {entry["path"] for entry in aside}
+    kept = [fact for fact in rows if fact.path not in gone]
+    return tuple(replace(fact, id=f"F{number}") for number, fact in enumerate(kept, 1))
+
+
+def _unit(quantity: Quantity) -> str:
+    return "" if quantity.unit == UNITLESS else f" {quantity.unit}"

@@ -1,0 +1,107 @@
+"""What a case states as present, now, of this patient: negation, family and the past taken out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from antangel_cli.clinic.checks.text_folding import folded
+from antangel_cli.clinic.facts import Fact
+from antangel_cli.clinic.rules import load_rules
+
+CURRENT = {"complaint", "text", "finding", "note", "imaging"}
+BACKGROUND = {"history", "procedure", "medication", "social"}
+
+_PROSE = {name: re.compile(pattern) for name, pattern in load_rules("prose")["statements"].items()}
+_DURATION_HISTORY = re.compile(r"(?:hours?|days?|weeks?|months?|minutes?|h|d)(?:'s?)? history of", re.I)
+_UNKNOWN = re.compile(r"\(unknown\)|\(未知\)")
+_SENTENCE = re.compile(r"[.!?;。！？;\n]+")
+_OR = re.compile(r"\b(?:or|nor)\b|或")
+_TURN = re.compile(r"\b(?:but|with|has)\b|但")
+_YEARS_AFTER = re.compile(r"[^,，]{0,20}\b(?:years? ago|in (?:19|20)\d\d)\b|[^,，]{0,8}年前")
+
+REACH = 300
+"""Characters on either side of a match that decide whether it stands: bounded, for sentences without end."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence of one fact, folded for matching."""
+
+    fact_id: str
+    text: str = field(repr=False)
+    background: bool
+
+
+def statements(rows: Sequence[Fact]) -> tuple[Statement, ...]:
+    """The sentences of the facts that can state something present; absent and unknown findings are none."""
+    return tuple(
+        Statement(fact.id, " ".join(sentence.split()), fact.kind in BACKGROUND)
+        for fact in rows
+        if fact.kind in CURRENT | BACKGROUND and not fact.absent and not _UNKNOWN.search(folded(fact.text))
+        for sentence in _SENTENCE.split(folded(fact.text))
+        if sentence.strip()
+    )
+
+
+@cache
+def _pattern(source: str) -> re.Pattern[str]:
+    return re.compile(source)
+
+
+def asserted(statement: Statement, pattern: str, past: bool = False) -> bool:
+    """Whether a sentence states what `pattern` describes; with `past`, also as history."""
+    return any(
+        _stands(statement.text, match.start(), match.end(), past)
+        for match in _pattern(pattern).finditer(statement.text)
+    )
+
+
+def _stands(text: str, start: int, end: int, past: bool) -> bool:
+    before, after = text[max(0, start - REACH) : start], text[end : end + REACH]
+    if _PROSE["denied_after"].match(after) or _negated(before, after):
+        return False
+    if _is_family(before) or _PROSE["hypothetical"].search(before):
+        return False
+    return past or not _is_past(before, after)
+
+
+def _negated(before: str, after: str) -> bool:
+    """Whether a negation in front still reaches: to the end for `denies`, along a list for `no`."""
+    masked = _PROSE["not_negation"].sub(lambda m: "~" * len(m.group()), before)
+    cues = [*_cues(masked)]
+    if not cues:
+        return False
+    end, whole = cues[-1]
+    scope = masked[end:].lstrip()
+    # `never had` and `not present with` go on denying; a second verb after a denied thing starts anew.
+    if any(match.start() > 0 for match in _PROSE["end_of_negation"].finditer(scope)):
+        return False
+    return whole or _reaches(scope, after)
+
+
+def _cues(text: str) -> Iterator[tuple[int, bool]]:
+    listed = [(m.end(), True) for m in _PROSE["list_negation"].finditer(text)]
+    plain = [(m.end(), False) for m in _PROSE["negation"].finditer(text)]
+    yield from sorted(listed + plain)
+
+
+def _reaches(scope: str, after: str) -> bool:
+    """A plain `no` ends at a comma, unless its list goes on to an `or`."""
+    if "," not in scope and "，" not in scope:
+        return True
+    return bool(_OR.search(scope.rsplit(",", 1)[-1] + _TURN.split(after)[0]))
+
+
+def _is_family(before: str) -> bool:
+    """Whether a relative is what the sentence last spoke of."""
+    ends = [match.end() for match in _PROSE["family"].finditer(before)]
+    return bool(ends) and not _PROSE["end_of_family"].search(before, ends[-1])
+
+
+def _is_past(before: str, after: str) -> bool:
+    shortened = _DURATION_HISTORY.sub("", before)
+    clause = _PROSE["end_of_past"].split(shortened)[-1]
+    return bool(_PROSE["past"].search(clause) or _YEARS_AFTER.match(after))

@@ -1,0 +1,28 @@
+"""Doses in a model's words are withheld: nothing here knows the patient's weight, kidneys or other drugs."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+WITHHELD = {"en": "[dose: see formulary]", "zh": "[剂量：请查处方集]"}
+
+_AMOUNT = r"(?<![A-Za-z\d.])\d[\d,]*(?:\.\d+)?(?:\s*(?:-|–|—|~|to|至|到)\s*\d[\d,]*(?:\.\d+)?)?"
+_UNIT = (
+    r"(?:mg|g|mcg|ug|μg|micrograms?|milligrams?|grams?|iu|units?|ml|millilit(?:er|re)s?|mmol|meq"
+    r"|tablets?|capsules?|puffs?|drops?|毫克|微克|克|国际单位|单位|毫升|片|粒|支|滴|喷|揿)"
+)
+_PER = (
+    r"(?:\s*(?:/|per |每)\s*"
+    r"(?:kg|公斤|千克|min(?:ute)?|h(?:our|r)?|day|d|dose|m2|分钟|小时|日|天|次)(?![a-z]))*"
+)
+_DOSE = re.compile(
+    rf"{_AMOUNT}[\s-]*{_UNIT}(?![a-z])(?!\s*/\s*(?:d?l|ml|μl|分?升|毫升)){_PER}", re.IGNORECASE
+)
+
+
+def withhold_doses(text: str, chinese: bool) -> str:
+    """The text with every dose replaced; concentrations such as `5 mmol/L` stay."""
+    folded = unicodedata.normalize("NFKC", text)
+    replaced = _DOSE.sub(WITHHELD["zh" if chinese else "en"], folded)
+    return text if replaced == folded else replaced

@@ -1,0 +1,243 @@
+"""`antangel.case/1`: strict JSON, closed to unknown keys, closed to identifiers, silent about values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from antangel_cli.clinic.case import SCHEMA_ID, Case
+from antangel_cli.clinic.errors import InputError
+from antangel_cli.clinic.readers.intake import Intake, clean
+from antangel_cli.clinic.readers.keys import IDENTIFIERS, folded_key, keys_at, nearest
+
+DEEPEST = 16
+"""A case nests five levels deep; far more is no case."""
+
+MOST_DIGITS = 25
+
+EXAMPLE = "See a filled case with: antangel schema case --example"
+
+Place = tuple[str | int, ...]
+
+
+def read_case_json(intake: Intake, case_id: str) -> Case:
+    """Read a case document. Raises InputError with the place of the first thing that is wrong."""
+    del case_id
+    content = _parse(intake.text)
+    if not isinstance(content, dict):
+        raise InputError("A case is one JSON object, and this is none.", EXAMPLE)
+    content, dropped = _cleaned(content)
+    for kind, count in dropped.items():
+        intake.dropped[kind] = intake.dropped.get(kind, 0) + count
+    _refuse_identifiers(content)
+    _require_schema(content)
+    try:
+        return Case.model_validate_json(json.dumps(_without_extensions(content)))
+    except ValidationError as error:
+        raise _first_problem(error, content) from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        _require_shallow(text)
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"This is no valid JSON: it breaks at line {error.lineno}, column {error.colno}.",
+            "Correct it there, or pass prose with --input-format text.",
+        ) from None
+    except ValueError:
+        raise InputError(
+            "A number has too many digits.", "Write measured values as they were reported."
+        ) from None
+
+
+def _require_shallow(text: str) -> None:
+    """Refuse a bomb of brackets before a parser recurses into it."""
+    depth, quoted, escaped = 0, False, False
+    for char in text:
+        if quoted:
+            quoted, escaped = escaped or char != '"', not escaped and char == "\\"
+        elif char == '"':
+            quoted = True
+        elif char in "{[":
+            depth += 1
+            if depth > DEEPEST:
+                raise InputError(f"The JSON nests more than {DEEPEST} levels deep.", EXAMPLE)
+        elif char in "}]":
+            depth -= 1
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for position, (key, value) in enumerate(pairs, 1):
+        if key in result:
+            raise InputError(f"Key {position} of an object repeats an earlier one.", "Keep one of the two.")
+        result[key] = value
+    return result
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise InputError(
+        "NaN and Infinity are no values.", "Leave the measurement out, or give its value as text."
+    )
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if abs(value) < float("inf") else _no_constant(digits)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise InputError("A number has too many digits.", "Write measured values as they were reported.")
+    return int(digits)
+
+
+def _cleaned(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Clean again what JSON escapes could hide from the first pass."""
+    total: dict[str, int] = {}
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, str):
+            text, dropped = clean(value)
+            for kind, count in dropped.items():
+                total[kind] = total.get(kind, 0) + count
+            return text.encode("utf-8", "replace").decode()
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if isinstance(value, dict):
+            return {walk(key): walk(item) for key, item in value.items()}
+        return value
+
+    return walk(content), total
+
+
+def _refuse_identifiers(content: dict[str, Any]) -> None:
+    for place, key in _keys(content):
+        if folded_key(key) in IDENTIFIERS and not (
+            place and key == "name" and place[0] in ("vitals", "labs", "imaging", "notes")
+        ):
+            hint = (
+                "Give the age instead (patient.age)." if "birth" in key or "dob" in key else "Leave it out."
+            )
+            raise InputError(
+                "A field that identifies the patient is not taken.", hint, _where((*place, folded_key(key)))
+            )
+
+
+def _keys(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if (place and place[0] == "gold") or key.startswith("x_"):
+                continue
+            yield place, key
+            yield from _keys(item, (*place, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _keys(item, (*place, index))
+
+
+def _require_schema(content: dict[str, Any]) -> None:
+    if content.get("schema") == SCHEMA_ID:
+        return
+    if "resourceType" in content:
+        raise InputError(
+            "This is a FHIR resource, which this version does not read.",
+            f"Write it as {SCHEMA_ID}. {EXAMPLE}",
+        )
+    missing = "schema" not in content
+    message = "The schema is missing." if missing else "This schema is not known."
+    raise InputError(message, f'Add  "schema": "{SCHEMA_ID}". {EXAMPLE}', "schema")
+
+
+def _without_extensions(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_extensions(item) for key, item in value.items() if not key.startswith("x_")}
+    return [_without_extensions(item) for item in value] if isinstance(value, list) else value
+
+
+def _first_problem(error: ValidationError, content: dict[str, Any]) -> InputError:
+    problems = error.errors(include_input=False, include_context=True, include_url=False)
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    problem: Any = (unknown or problems)[0]
+    if unknown:
+        return _unknown_key(problem["loc"], content)
+    message, remedy = _explain(problem)
+    return InputError(message, remedy, _where(_known(problem["loc"])))
+
+
+def _unknown_key(place: Place, content: dict[str, Any]) -> InputError:
+    """Name an unknown key only when it is a slip of a known one: it may be a patient's words."""
+    *parents, key = place
+    known = keys_at(tuple(parents))
+    closest = nearest(str(key), known)
+    if closest:
+        return InputError(
+            f'There is no key "{key}".', f'Did you mean "{closest}"?', _where(_known(tuple(parents)))
+        )
+    position = _position(content, tuple(parents), str(key))
+    return InputError(
+        f"Key {position} is not known.",
+        f"Known are {', '.join(sorted(known))}; x_ keys are ignored.",
+        _where(_known(tuple(parents))),
+    )
+
+
+def _position(content: Any, parents: Place, key: str) -> int:
+    for part in parents:
+        content = content[part]
+    return list(content).index(key) + 1
+
+
+def _explain(problem: dict[str, Any]) -> tuple[str, str]:
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "missing":
+        return "This is missing.", f"Add it. {EXAMPLE}"
+    if kind == "literal_error":
+        return "This value is not one of those known.", f"Use one of {context['expected']}."
+    if kind == "string_pattern_mismatch":
+        return (
+            "This has characters that are not taken, or is too long.",
+            "Use 1 to 64 letters, digits, dots, dashes or underscores.",
+        )
+    if kind == "string_too_short":
+        return "This is empty.", "Fill it, or leave it out."
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        return "This number is out of range.", f"It must be {_BOUNDS[kind]} {next(iter(context.values()))}."
+    return "This has the wrong type.", f"Give {_TYPES.get(kind, 'what the schema says')}. {EXAMPLE}"
+
+
+_BOUNDS = {
+    "greater_than": "above",
+    "greater_than_equal": "at least",
+    "less_than": "below",
+    "less_than_equal": "at most",
+}
+_TYPES = {
+    "string_type": "text in quotes",
+    "float_type": "a number",
+    "bool_type": "true, false or null",
+    "tuple_type": "a list in [ ]",
+    "dict_type": "an object in { }",
+    "model_type": "an object in { }",
+}
+
+
+def _known(place: Place) -> Place:
+    """A place without what pydantic adds for the members of a union."""
+    return tuple(part for part in place if part not in ("float", "str", "constrained-str"))
+
+
+def _where(place: Place) -> str | None:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    return text or None

@@ -1,0 +1,52 @@
+"""The keys of a case: which are known where, which identify a patient, and which a slip was meant to be."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.rules import load_rules
+
+IDENTIFIERS = frozenset(load_rules("identifiers")["keys"])
+
+
+def folded_key(key: str) -> str:
+    """A key in lower case with words joined by underscores: `birthDate` and `Birth-Date` are `birth_date`."""
+    return re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.strip())).lower()
+
+
+def keys_at(place: tuple[str | int, ...]) -> list[str]:
+    """The keys known at a place of a case."""
+    model: type[BaseModel] = Case
+    for part in place:
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        inner = _model_in(field.annotation) if field else None
+        model = inner or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for model in map(_model_in, get_args(annotation)) if model), None)
+
+
+def nearest(key: str, known: list[str], within: int = 2) -> str | None:
+    """The known key that `key` is at most `within` edits and half its length away from; else None."""
+    if len(key) > 40:
+        return None
+    distance, closest = min((edits(key.lower(), other), other) for other in known)
+    return closest if distance <= min(within, len(closest) // 2) else None
+
+
+def edits(a: str, b: str) -> int:
+    """Levenshtein distance."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return row[-1]

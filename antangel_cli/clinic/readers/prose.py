@@ -1,0 +1,27 @@
+"""Plain text: the whole of it becomes the narrative."""
+
+from __future__ import annotations
+
+from antangel_cli.clinic.case import SCHEMA_ID, Case
+from antangel_cli.clinic.readers.intake import Intake
+
+_CHINESE_SHARE = 0.2
+
+
+def read_prose(intake: Intake, case_id: str) -> Case:
+    """A case of free text alone, in the language it is written in."""
+    return Case.model_validate(
+        {
+            "schema": SCHEMA_ID,
+            "id": case_id,
+            "language": language_of(intake.text),
+            "narrative": intake.text.strip(),
+        }
+    )
+
+
+def language_of(text: str) -> str:
+    """`zh` when at least a fifth of the letters are Chinese, else `en`."""
+    letters = [char for char in text if char.isalpha()]
+    chinese = sum("\u4e00" <= char <= "\u9fff" or "\u3400" <= char <= "\u4dbf" for char in letters)
+    return "zh" if letters and chinese / len(letters) >= _CHINESE_SHARE else "en"

@@ -1,0 +1,100 @@
+"""Free text from a model: one reply to a conversation, with its own numbers. Used by chat and ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from antangel_cli.clinic.dose import withhold_doses
+from antangel_cli.clinic.model import Finish, Model, Sampling, Task, Turn
+from antangel_cli.errors import RejectedError
+from antangel_cli.settings import Settings
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A reply: its text, how it ended, and what it took."""
+
+    text: str = field(repr=False)
+    finish: Finish
+    tokens: int
+    prompt_tokens: int
+    ttft_s: float | None
+    seconds: float
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens per second after the first."""
+        decoding = self.seconds - (self.ttft_s or 0)
+        return (self.tokens - 1) / decoding if self.tokens > 1 and decoding > 0 else None
+
+
+class DoseFilter:
+    """Passes a reply on a line at a time, its doses withheld: a dose may come in several pieces."""
+
+    def __init__(self, on_text: Callable[[str], None], chinese: bool) -> None:
+        self._on_text = on_text
+        self._chinese = chinese
+        self._line = ""
+
+    def feed(self, text: str) -> None:
+        """Take a piece; pass on the lines it completes."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._on_text(f"{withhold_doses(line, self._chinese)}\n")
+
+    def finish(self) -> None:
+        """Pass the last line on."""
+        if self._line:
+            self._on_text(withhold_doses(self._line, self._chinese))
+        self._line = ""
+
+
+def sampling_of(settings: Settings, seed: int | None = None) -> Sampling:
+    """How free text is sampled; seed 0 unless the settings or the caller name another."""
+    chosen = settings.seed if settings.seed is not None else seed
+    return Sampling(settings.temperature, settings.top_p, settings.top_k, seed=chosen or 0)
+
+
+def generate(
+    model: Model,
+    turns: Sequence[Turn],
+    settings: Settings,
+    sampling: Sampling,
+    on_text: Callable[[str], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Generated:
+    """Stream one reply; `stopped` is asked between tokens. Raises RejectedError when the context is full."""
+    prompt_tokens = model.count(turns)
+    room = _room(model, prompt_tokens)
+    started = time.monotonic()
+    task = model.submit(
+        Task(tuple(turns), sampling, min(settings.max_tokens, room), timeout_s=settings.timeout)
+    )
+    text, tokens, first = "", 0, None
+    finish: Finish | None = None
+    while finish is None:
+        for piece in model.step():
+            if piece.task != task:
+                continue
+            tokens += piece.tokens
+            first = first or (time.monotonic() - started if piece.tokens else None)
+            text += piece.text
+            finish = piece.finish
+            on_text(piece.text)
+        if finish is None and stopped():
+            model.abort(task)
+            finish = "abort"
+    return Generated(text, finish, tokens, prompt_tokens, first, time.monotonic() - started)
+
+
+def _room(model: Model, prompt_tokens: int) -> int:
+    if prompt_tokens < model.context:
+        return model.context - prompt_tokens
+    raise RejectedError(
+        f"The context is full: {prompt_tokens} tokens, and {model.context} fit.",
+        "Shorten it; in chat, /clear begins anew.",
+        code="too_long",
+        stage="prompt",
+    )

@@ -1,0 +1,177 @@
+"""Reading inputs and writing outputs whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+from antangel_cli.errors import RejectedError, UsageError
+
+STDIN = "-"
+MOST_BYTES = 64 << 20
+
+
+def read_input(place: str, no_input: bool = False) -> bytes:
+    """The bytes of a file, or of stdin for `-`. Raises UsageError, or RejectedError above 64 MiB."""
+    if place == STDIN:
+        if no_input and sys.stdin.isatty():
+            raise UsageError("Nothing is piped into stdin.", "Pipe the input in, or name a file.")
+        data = sys.stdin.buffer.read(MOST_BYTES + 1)
+    else:
+        data = _read(Path(place))
+    if len(data) > MOST_BYTES:
+        raise RejectedError(
+            f"{place} is larger than 64 MiB.", "Give a smaller file.", code="too_large", stage="input"
+        )
+    return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist.", "Check the name.", code="no_such_file") from None
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions."
+        ) from None
+
+
+def decode(data: bytes, place: str) -> str:
+    """UTF-8 text without a byte order mark. Raises RejectedError."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RejectedError(
+            f"{place} is no UTF-8 text: byte {error.start} is not valid.",
+            "Convert it to UTF-8.",
+            stage="input",
+        ) from None
+
+
+def require_writable(output: str | None, force: bool) -> None:
+    """Refuse an output that exists, before any work is done for it. Raises UsageError."""
+    if output is None or output == STDIN or _is_device(Path(output)):
+        return
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder of {path} does not exist.", "Make it first.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Name a file.")
+    if path.exists() and not force:
+        raise _exists(path)
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} exists already.", "Name another file, or overwrite it with --force.", code="exists"
+    )
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path is a terminal, pipe or null device: something to write into, not to replace."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    return False
+
+
+def write_whole(output: str, text: str, force: bool) -> None:
+    """Write a file so that it is there whole or not at all, readable by its owner only. Raises UsageError."""
+    path = Path(os.path.realpath(output))
+    try:
+        if _is_device(Path(output)):
+            Path(output).write_text(text, encoding="utf-8")
+            return
+        aside = _write_aside(path, text)
+        try:
+            _move(aside, path, force)
+        finally:
+            aside.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
+
+
+def _write_aside(path: Path, text: str) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _move(aside: Path, path: Path, force: bool) -> None:
+    if force:
+        aside.replace(path)
+        return
+    try:
+        # A link, unlike a rename, fails when someone made the file meanwhile.
+        os.link(aside, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:
+        if path.exists():
+            raise _exists(path) from None
+        aside.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def open_lines(output: str | None, force: bool) -> Iterator[Callable[[str], None]]:
+    """Something that writes a line and flushes it: to stdout, or to a file that only its owner reads."""
+    if output is None or output == STDIN:
+        yield _writer(sys.stdout)
+        return
+    with _open_new(Path(output), force) as file:
+        yield _writer(file)
+
+
+def _open_new(path: Path, force: bool) -> TextIO:
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force or _is_device(path) else os.O_EXCL)
+    try:
+        return os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
+
+
+def _writer(stream: TextIO) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        stream.write(f"{line}\n")
+        stream.flush()
+
+    return write
+
+
+def open_input(place: str) -> BinaryIO:
+    """An input to read as it comes. Raises UsageError."""
+    if place == STDIN:
+        return sys.stdin.buffer
+    try:
+        return cast(BinaryIO, Path(place).open("rb", buffering=0))
+    except FileNotFoundError:
+        raise UsageError(f"{place} does not exist.", "Check the name.", code="no_such_file") from None
+    except OSError as error:
+        raise UsageError(f"{place} cannot be read: {error.strerror}.", "Check the file.") from None

@@ -1,0 +1,230 @@
+"""Flags: one row each, in groups that commands share, and the decorator that gives a command its groups."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import typer
+from typer.core import TyperCommand
+
+from antangel_cli.errors import UsageError
+from antangel_cli.settings import KEYS, Settings, load_settings
+
+Progress = Literal["auto", "always", "never"]
+Reasoning = Literal["show", "hide", "off"]
+InputFormat = Literal["auto", "case", "text"]
+Format = Literal["text", "json"]
+Language = Literal["en", "zh"]
+FailOn = Literal["emergency", "urgent", "soon", "routine", "self_care"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: the keyword it sets, its type (bool: no value), its names and its help."""
+
+    key: str
+    kind: Any
+    names: tuple[str, ...]
+    help: str
+    metavar: str | None = None
+
+    def parameter(self, panel: str) -> inspect.Parameter:
+        """The command parameter that typer makes this flag of; None means not given."""
+        option = typer.Option(
+            None, *self.names, help=self.help, metavar=self.metavar, rich_help_panel=panel, show_default=False
+        )
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.key, kind, default=option, annotation=self.kind | None)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Flags that stand together in the help."""
+
+    title: str
+    flags: tuple[Flag, ...]
+
+
+def _flag(kind: Any, *names: str, help: str, metavar: str | None = None, key: str | None = None) -> Flag:
+    return Flag(key or names[0].lstrip("-").replace("-", "_"), kind, names, help, metavar)
+
+
+MODEL = Group(
+    "Model",
+    (
+        _flag(str, "--model", "-m", help="The model's directory.", metavar="DIR"),
+        _flag(
+            int, "--seed", help="Seed of the sampling: 0 unless told otherwise, random in chat.", metavar="N"
+        ),
+        _flag(
+            float,
+            "--temperature",
+            help="Sampling temperature, 0.6 unless told otherwise; 0 is greedy.",
+            metavar="T",
+        ),
+        _flag(
+            float,
+            "--top-p",
+            help="Sample among the tokens that make up this much probability (0.95).",
+            metavar="P",
+        ),
+        _flag(int, "--top-k", help="Sample among this many tokens (20); 0 is all.", metavar="N"),
+        _flag(
+            int,
+            "--max-tokens",
+            help="The most tokens of free text: a reply, or the reasoning (2048).",
+            metavar="N",
+        ),
+        _flag(float, "--timeout", help="Stop one generation after this many seconds.", metavar="S"),
+    ),
+)
+MACHINE = Group(
+    "Machine",
+    (
+        _flag(str, "--device", help="auto, cpu or cuda:N.", metavar="DEVICE"),
+        _flag(int, "--threads", help="Processor threads.", metavar="N"),
+        _flag(int, "--context", help="The most tokens of one conversation or case.", metavar="N"),
+        _flag(bool, "--stats", help="Print one line of measurements as JSON, last on stderr."),
+    ),
+)
+CASES = Group(
+    "Case",
+    (
+        _flag(InputFormat, "--input-format", help="How to read the input.", metavar="auto|case|text"),
+        _flag(int, "--max-dx", help="The most diagnoses, 3 to 10 (5).", metavar="N"),
+        _flag(
+            Reasoning,
+            "--reasoning",
+            help="The model's reasoning: hide it (default), show it on the page, or have none.",
+            metavar="show|hide|off",
+        ),
+        _flag(
+            Language,
+            "--lang",
+            help="Language of the answer; the case's unless told otherwise.",
+            metavar="en|zh",
+        ),
+        _flag(
+            FailOn,
+            "--fail-on",
+            help="Exit 10 when the final urgency is this or above, or not certain.",
+            metavar="URGENCY",
+        ),
+        _flag(
+            bool,
+            "--accept-implausible",
+            help="Use impossible values as they stand instead of setting them aside.",
+        ),
+    ),
+)
+READING = Group("Case", CASES.flags[:1])
+FORMAT = Group("Output", (_flag(Format, "--format", help="The page, or JSON.", metavar="text|json"),))
+LANGUAGE = Group("Output", (_flag(Language, "--lang", help="Language of the example.", metavar="en|zh"),))
+CONVERSATION = Group(
+    "Chat",
+    (
+        _flag(str, "--case", help="Talk about this case.", metavar="FILE"),
+        _flag(str, "--system", help="Add to the model's instructions.", metavar="TEXT"),
+    ),
+)
+LINES = Group(
+    "Batch",
+    (
+        _flag(str, "--concurrency", help="Cases at once.", metavar="auto|N"),
+        _flag(bool, "--unordered", help="Write each result when it is done, not in input order."),
+        _flag(int, "--max-errors", help="Stop reading after this many errors.", metavar="N"),
+        _flag(bool, "--fail-fast", help="Stop reading at the first error."),
+        _flag(int, "--limit", help="Only the first N lines.", metavar="N"),
+        _flag(bool, "--dry-run", help="Read and check every line; no model."),
+    ),
+)
+WRITING = Group(
+    "Output",
+    (
+        _flag(str, "--output", "-o", help="Write to this file instead of stdout.", metavar="FILE"),
+        _flag(bool, "--force", help="Overwrite an existing output file."),
+    ),
+)
+COMMON = Group(
+    "General",
+    (
+        _flag(str, "--config", help="A configuration file, stronger than the user's own.", metavar="FILE"),
+        _flag(bool, "--json", help="Answer in JSON; a failure is then a JSON record too."),
+        _flag(bool, "--quiet", "-q", help="No notice and no remarks on stderr."),
+        _flag(bool, "--verbose", "-v", help="Say on stderr what is loaded, and from where."),
+        _flag(bool, "--debug", help="Show the traceback of an internal error."),
+        _flag(bool, "--no-color", help="No colour."),
+        _flag(bool, "--plain", help="Plain text: no boxes, colour or moving progress."),
+        _flag(bool, "--no-input", help="Never ask; fail instead."),
+        _flag(Progress, "--progress", help="Show progress on stderr.", metavar="auto|always|never"),
+    ),
+)
+
+Function = Callable[..., int | None]
+
+
+class _Formatter(Protocol):
+    def section(self, name: str) -> Any: ...
+    def write_dl(self, rows: list[tuple[str, str]]) -> None: ...
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its flags by group."""
+
+    def format_options(self, ctx: Any, formatter: _Formatter) -> None:
+        """Write one section for the arguments and one for each group of flags."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            row = param.get_help_record(ctx)
+            panel = (
+                "Arguments"
+                if param.param_type_name == "argument"
+                else getattr(param, "rich_help_panel", None)
+            )
+            if row is not None:
+                sections.setdefault(panel or "General", []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def command(app: typer.Typer, *groups: Group, name: str | None = None) -> Callable[[Function], Function]:
+    """Register a function as a command: it gets `settings`, and its groups' flags that are no settings."""
+
+    def register(function: Function) -> Function:
+        def run(**values: Any) -> int | None:
+            return function(settings=_settings(values), **values)
+
+        own = _own_parameters(function)
+        shared = [flag.parameter(group.title) for group in (*groups, COMMON) for flag in group.flags]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        app.command(name or function.__name__, cls=GroupedCommand)(run)
+        return function
+
+    return register
+
+
+def _own_parameters(function: Function) -> list[inspect.Parameter]:
+    """The flags and arguments of this command alone: the parameters annotated for typer."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return [p for p in parameters if getattr(p.annotation, "__metadata__", None)]
+
+
+def _settings(values: dict[str, Any]) -> Settings:
+    """Take the settings out of a command's values and load the other layers beneath them."""
+    chosen = values.get("format")
+    if values.get("json") and chosen not in (None, "json"):
+        raise UsageError(f"--json and --format {chosen} exclude each other.", "Leave one of them out.")
+    if chosen == "json":
+        values["json"] = True
+    config = values.pop("config")
+    given = {key: values.pop(key) for key in KEYS if key in values}
+    return load_settings(
+        {key: value for key, value in given.items() if value is not None and value is not False}, config
+    )

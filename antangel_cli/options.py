@@ -1,0 +1,51 @@
+"""What one run of diagnose, validate or batch was asked for beyond the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """How to read a case, where its result goes, and which urgency fails the run."""
+
+    input_format: str = "auto"
+    output: str | None = None
+    force: bool = False
+    fail_on: str | None = None
+    accept_implausible: bool = False
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any]) -> CaseOptions:
+        """Take the options out of the flags that were given."""
+        return _of(cls, flags)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Order and bounds of a batch."""
+
+    unordered: bool = False
+    max_errors: int | None = None
+    fail_fast: bool = False
+    limit: int | None = None
+    dry_run: bool = False
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any]) -> BatchOptions:
+        """Take the options out of the flags that were given."""
+        return _of(cls, flags)
+
+    @property
+    def errors_allowed(self) -> int | None:
+        """How many errors stop the reading; None: any number."""
+        return 1 if self.fail_fast else self.max_errors
+
+
+def _of(kind: type[T], flags: Mapping[str, Any]) -> T:
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in flags.items() if name in names and value is not None})

@@ -1,0 +1,215 @@
+"""Everything that is printed: the answer on stdout, all else on stderr. rich is imported when needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Literal
+
+from antangel_cli.blocks import Blocks
+from antangel_cli.errors import CommandError
+from antangel_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import ProgressColumn
+
+Unit = Literal["bytes", "cases", "tokens"]
+Advance = Callable[[int, int | None], None]
+"""Tells a meter how much is done, of how much (None: unknown)."""
+
+LINE_EVERY_S = 30.0
+
+_SEQUENCE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC, DCS, APC, PM, SOS: titles, links, clipboard
+    r"|\x1b[ -/]*[0-~]"
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """Text that cannot steer a terminal: no escape sequence, control character or change of direction."""
+    return _CONTROL.sub("", _SEQUENCE.sub("", text))
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """How this run may print."""
+
+    plain: bool = False
+    color: bool = True
+    quiet: bool = False
+    verbose: bool = False
+    progress: str = "auto"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Terminal:
+        """The terminal that the settings ask for."""
+        return cls(settings.plain, not settings.no_color, settings.quiet, settings.verbose, settings.progress)
+
+    @property
+    def width(self) -> int:
+        """Columns of a page."""
+        return min(shutil.get_terminal_size((100, 24)).columns, 100)
+
+    def rich_on(self, stream: IO[str]) -> bool:
+        """Whether a stream is a terminal that may be given more than plain text."""
+        return not self.plain and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+    def answer(self, text: str) -> None:
+        """Print the answer, or one line of it, and flush."""
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+
+    def piece(self, text: str) -> None:
+        """Print a part of an answer as it comes."""
+        sys.stdout.write(clean(text))
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Print a line beside the answer."""
+        print(clean(text), file=sys.stderr, flush=True)
+
+    def remark(self, text: str) -> None:
+        """Print a note, unless quiet."""
+        if not self.quiet:
+            self.note(text)
+
+    def detail(self, text: str) -> None:
+        """Print a note, only when verbose."""
+        if self.verbose:
+            self.note(text)
+
+    def failure(self, error: CommandError) -> None:
+        """Show what happened and what to do about it: a panel on a terminal, two lines elsewhere."""
+        if not self.rich_on(sys.stderr):
+            self.note(f"Error: {error.message}\n{error.remedy}".rstrip())
+            return
+        from rich.panel import Panel
+        from rich.text import Text
+
+        body = Text(clean(f"{error.message}\n{error.remedy}".rstrip()))
+        self.console(sys.stderr).print(Panel(body, title="Error", title_align="left", border_style="red"))
+
+    def console(self, stream: IO[str]) -> Console:
+        """A rich console on a stream."""
+        from rich.console import Console
+
+        return Console(file=stream, no_color=not self.color or None, highlight=False)
+
+    def reply(self) -> Reply:
+        """Something to stream a reply into: markdown on a terminal, the text itself elsewhere."""
+        return MarkdownReply(self) if self.rich_on(sys.stdout) else TextReply(self)
+
+    def rows(self, title: str, rows: Sequence[Sequence[str]]) -> str:
+        """A titled table as plain text, its columns aligned by display width."""
+        from rich.cells import cell_len
+
+        cells = [[clean(cell) for cell in row] for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+            ).rstrip()
+            for row in cells
+        ]
+        return "\n".join([title, *(f"  {line}" for line in lines)])
+
+    @contextlib.contextmanager
+    def meter(self, label: str, unit: Unit) -> Iterator[Advance]:
+        """Show progress on stderr: a bar on a terminal, a line every 30 seconds elsewhere."""
+        if self.progress == "never" or (self.quiet and self.progress == "auto"):
+            yield lambda done, total: None
+        elif self.rich_on(sys.stderr):
+            yield from self._bar(label, unit)
+        elif self.progress == "always" or unit == "cases":
+            yield _LineMeter(self, label, unit)
+        else:
+            yield lambda done, total: None
+
+    def _bar(self, label: str, unit: Unit) -> Iterator[Advance]:
+        from rich.progress import Progress
+
+        with Progress(*_columns(unit), console=self.console(sys.stderr), transient=True) as progress:
+            row = progress.add_task(label, total=None)
+            yield lambda done, total: progress.update(row, completed=done, total=total)
+
+
+def _columns(unit: Unit) -> list[ProgressColumn]:
+    from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    label = TextColumn("{task.description}", markup=False)
+    if unit == "tokens":
+        return [SpinnerColumn(), label, TextColumn("{task.completed} tokens"), TimeElapsedColumn()]
+    count = DownloadColumn() if unit == "bytes" else TextColumn("{task.completed} cases")
+    return [label, BarColumn(), count, TimeElapsedColumn()]
+
+
+class _LineMeter:
+    """Progress where a bar would only fill a log."""
+
+    def __init__(self, terminal: Terminal, label: str, unit: Unit) -> None:
+        self._terminal = terminal
+        self._label = label
+        self._unit = unit
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        if time.monotonic() - self._last < LINE_EVERY_S:
+            return
+        self._last = time.monotonic()
+        self._terminal.note(f"{self._label}: {done}{f' of {total}' if total else ''} {self._unit}")
+
+
+class TextReply:
+    """A reply printed as it comes."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._open = False
+
+    def feed(self, text: str) -> None:
+        """Print a piece."""
+        self._terminal.piece(text)
+        self._open = not text.endswith("\n") if text else self._open
+
+    def finish(self) -> None:
+        """End the last line."""
+        if self._open:
+            self._terminal.piece("\n")
+
+
+class MarkdownReply:
+    """A reply printed a finished block at a time."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._console = terminal.console(sys.stdout)
+        self._blocks = Blocks()
+        self._first = True
+
+    def feed(self, text: str) -> None:
+        """Print the blocks that a piece finishes."""
+        self._print(self._blocks.feed(clean(text)))
+
+    def finish(self) -> None:
+        """Print what is left."""
+        self._print(self._blocks.finish())
+
+    def _print(self, blocks: list[str]) -> None:
+        from rich.markdown import Markdown
+
+        for block in blocks:
+            if not self._first:
+                self._console.print()
+            self._first = False
+            self._console.print(Markdown(block, hyperlinks=False))
+
+
+Reply = TextReply | MarkdownReply

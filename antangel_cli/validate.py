@@ -1,0 +1,67 @@
+"""`antangel validate`: read and check cases, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from antangel_cli.cases import Checked, read_one
+from antangel_cli.errors import CommandError
+from antangel_cli.files import STDIN, require_writable, write_whole
+from antangel_cli.options import CaseOptions
+from antangel_cli.outcome import describe
+from antangel_cli.settings import Settings
+from antangel_cli.terminal import Terminal, clean
+
+
+def validate(settings: Settings, files: Sequence[str], options: CaseOptions) -> int:
+    """Print the facts and warnings of each file; the exit code is that of the worst."""
+    terminal = Terminal.of(settings)
+    require_writable(options.output, options.force)
+    outputs: list[str] = []
+    codes = [0]
+    for file in files:
+        try:
+            checked = Checked.of(read_one(file, options, settings.no_input))
+            outputs.append(
+                _text(checked.record | {"file": file}) if settings.json else _page(terminal, file, checked)
+            )
+        except Exception as error:
+            failure = describe(error)
+            codes.append(_code(failure, error))
+            terminal.failure(failure)
+            if settings.json:
+                outputs.append(_text({"file": file, "status": "error", "error": failure.record}))
+    _deliver(terminal, "\n".join(outputs), options)
+    return max(codes)
+
+
+def _code(failure: CommandError, error: Exception) -> int:
+    """The failure's exit code; what is no rejected input or unreadable file is not ours to swallow."""
+    if failure.code == "internal":
+        raise error
+    return failure.exit_code
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _page(terminal: Terminal, file: str, checked: Checked) -> str:
+    facts = [(fact.id, fact.kind, fact.text) for fact in checked.facts]
+    return "\n".join(
+        [
+            terminal.rows(f"{file}: {checked.case.id}", facts),
+            *map(clean, [*checked.alarms(), *checked.remarks()]),
+        ]
+    )
+
+
+def _deliver(terminal: Terminal, text: str, options: CaseOptions) -> None:
+    if not text:
+        return
+    if options.output is None or options.output == STDIN:
+        terminal.answer(text)
+    else:
+        write_whole(options.output, f"{text}\n", options.force)
