@@ -83,9 +83,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def start(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:
     """A clinical assistant that runs on this machine and sends nothing anywhere."""
 
@@ -128,9 +126,7 @@ def diagnose(
 @command(app, LINES, CASES, WRITING, MODEL, MACHINE)
 def batch(
     settings: Settings,
-    file: Annotated[
-        str | None, typer.Argument(metavar="[FILE|-]", help="JSON lines; stdin when not named.")
-    ] = None,
+    file: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="JSON lines; stdin when not named.")] = None,
     **flags: Any,
 ) -> int:
     """Diagnose JSON lines: one case in, one result out."""
@@ -159,9 +155,7 @@ def schema(
     kind: Annotated[
         Literal["case", "result", "batch"], typer.Argument(help="Which schema.", metavar="case|result|batch")
     ],
-    example: Annotated[
-        bool, typer.Option("--example", help="An example instead.", rich_help_panel="Output")
-    ] = False,
+    example: Annotated[bool, typer.Option("--example", help="An example instead.", rich_help_panel="Output")] = False,
     **flags: Any,
 ) -> int:
     """Print a JSON Schema, or an example."""

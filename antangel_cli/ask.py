@@ -56,9 +56,7 @@ def _turns(question: str, chinese: bool) -> tuple[Turn, Turn]:
 def read_question(words: tuple[str, ...], no_input: bool) -> str:
     """The question of `TEXT`, `-`, or `TEXT -`: in the last, what is on stdin follows the text as data."""
     if len(words) > 2 or (len(words) == 2 and (words[1] != STDIN or words[0] == STDIN)):
-        raise UsageError(
-            "There are too many words.", "Put the question in quotes, or pipe it in: antangel ask -"
-        )
+        raise UsageError("There are too many words.", "Put the question in quotes, or pipe it in: antangel ask -")
     parts = [word for word in words if word != STDIN]
     if STDIN in words:
         parts.append(decode(read_input(STDIN, no_input), "stdin").strip())

@@ -154,9 +154,7 @@ class Batch:
         return sum(entry.record is not None and entry.record["status"] == "error" for entry in self._entries)
 
     def _room(self) -> bool:
-        return (
-            self._in_flight < self._concurrency and len(self._entries) < self._concurrency * WAITING_PER_RUN
-        )
+        return self._in_flight < self._concurrency and len(self._entries) < self._concurrency * WAITING_PER_RUN
 
     def _take(self, line: Line) -> None:
         if line.data is None:
@@ -213,11 +211,7 @@ class Batch:
         parts = [f"{count} {status}" for status, count in sorted(tally.statuses.items())]
         parts += [f"{tally.skipped} skipped"] if tally.skipped else []
         codes = ", ".join(f"{code} {count}" for code, count in sorted(tally.codes.items()))
-        rate = (
-            f"{60 * tally.lines / seconds:.1f} cases/min, {tally.tokens / seconds:.1f} tokens/s"
-            if seconds
-            else ""
-        )
+        rate = f"{60 * tally.lines / seconds:.1f} cases/min, {tally.tokens / seconds:.1f} tokens/s" if seconds else ""
         failures = f" (failures: {codes})" if codes else ""
         self._terminal.remark(f"{tally.lines} lines: {', '.join(parts) or 'none'}{failures}; {rate}")
 

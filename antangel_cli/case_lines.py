@@ -39,11 +39,7 @@ def read_line(line: Line, input_format: str, seen: set[str]) -> Case:
     case_id = _id(content)
     if case_id in seen:
         raise _bad(case_id, f"Line {line.number} repeats an id.", "Give each case its own.", "duplicate_id")
-    case = (
-        _unwrapped(content, case_id, line.number)
-        if set(content) == {"id", "case"}
-        else _read(data, "case", case_id)
-    )
+    case = _unwrapped(content, case_id, line.number) if set(content) == {"id", "case"} else _read(data, "case", case_id)
     seen.add(case.id)
     return case
 
@@ -73,9 +69,7 @@ def _unwrapped(content: dict[str, Any], case_id: str | None, number: int) -> Cas
         return _read(inner.encode("utf-8", "replace"), "text", case_id)
     if isinstance(inner, dict):
         return _read(json.dumps({**inner, "id": case_id}).encode(), "case", case_id)
-    raise _bad(
-        case_id, f"The case of line {number} is neither an object nor text.", "Correct it.", "bad_case"
-    )
+    raise _bad(case_id, f"The case of line {number} is neither an object nor text.", "Correct it.", "bad_case")
 
 
 def _read(data: bytes, input_format: str, case_id: str | None, name: str | None = None) -> Case:

@@ -76,10 +76,7 @@ class Checked:
             "schema": CHECKED_SCHEMA,
             "id": self.case.id,
             "status": "valid",
-            "facts": [
-                {"id": fact.id, "kind": fact.kind, "text": fact.text, "path": fact.path}
-                for fact in self.facts
-            ],
+            "facts": [{"id": fact.id, "kind": fact.kind, "text": fact.text, "path": fact.path} for fact in self.facts],
             "checks": self.checks.to_json(),
         }
 

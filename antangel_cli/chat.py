@@ -45,9 +45,7 @@ def chat(settings: Settings, case: str | None, system: str | None) -> int:
     terminal = Terminal.of(settings)
     interactive = sys.stdin.isatty()
     if interactive and settings.no_input:
-        raise UsageError(
-            "chat asks for messages, and --no-input forbids it.", "Pipe messages in, one a line."
-        )
+        raise UsageError("chat asks for messages, and --no-input forbids it.", "Pipe messages in, one a line.")
     loaded = load_case(case) if case else None
     chinese = loaded.case.chinese if loaded else settings.lang == "zh"
     announce(terminal, chinese)
@@ -171,9 +169,7 @@ class Interrupts:
 class Conversation:
     """The turns so far, the case they are about, and what a message does."""
 
-    def __init__(
-        self, model: Model, settings: Settings, terminal: Terminal, system: str | None = None
-    ) -> None:
+    def __init__(self, model: Model, settings: Settings, terminal: Terminal, system: str | None = None) -> None:
         self.terminal = terminal
         self.interrupts = Interrupts()
         self.left = False
@@ -222,9 +218,7 @@ class Conversation:
                 f"Did you mean {near[0]}?" if near else "/help lists the commands.",
             )
         if (name == "/case") != bool(argument):
-            raise UsageError(
-                f"{name} takes {'a file' if name == '/case' else 'nothing after it'}.", "See /help."
-            )
+            raise UsageError(f"{name} takes {'a file' if name == '/case' else 'nothing after it'}.", "See /help.")
         self._commands[name](argument)
 
     def _send(self, message: str) -> None:

@@ -18,8 +18,7 @@ def show(settings: Settings) -> int:
         terminal.answer(json.dumps(found, ensure_ascii=False))
         return 0
     rows = [
-        (f"policy.{key}" if key == "demo_model" else key, _value(settings, key), settings.origin(key))
-        for key in keys
+        (f"policy.{key}" if key == "demo_model" else key, _value(settings, key), settings.origin(key)) for key in keys
     ]
     terminal.answer(terminal.rows("Settings", rows))
     return 0
@@ -39,9 +38,7 @@ def paths(settings: Settings) -> int:
     terminal = Terminal.of(settings)
     places = {"system": SYSTEM_CONFIG, "user": user_config(os.environ)}
     if settings.json:
-        terminal.answer(
-            json.dumps({name: {"path": str(p), "exists": p.is_file()} for name, p in places.items()})
-        )
+        terminal.answer(json.dumps({name: {"path": str(p), "exists": p.is_file()} for name, p in places.items()}))
         return 0
     rows = [(name, str(path), "" if path.is_file() else "(not there)") for name, path in places.items()]
     rows.append(("environment", f"{ENVIRONMENT_PREFIX}<KEY>", ""))

@@ -69,9 +69,7 @@ def generate(
     prompt_tokens = model.count(turns)
     room = _room(model, prompt_tokens)
     started = time.monotonic()
-    task = model.submit(
-        Task(tuple(turns), sampling, min(settings.max_tokens, room), timeout_s=settings.timeout)
-    )
+    task = model.submit(Task(tuple(turns), sampling, min(settings.max_tokens, room), timeout_s=settings.timeout))
     text, tokens, first = "", 0, None
     finish: Finish | None = None
     while finish is None:

@@ -26,9 +26,7 @@ def read_input(place: str, no_input: bool = False) -> bytes:
     else:
         data = _read(Path(place))
     if len(data) > MOST_BYTES:
-        raise RejectedError(
-            f"{place} is larger than 64 MiB.", "Give a smaller file.", code="too_large", stage="input"
-        )
+        raise RejectedError(f"{place} is larger than 64 MiB.", "Give a smaller file.", code="too_large", stage="input")
     return data
 
 
@@ -39,9 +37,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist.", "Check the name.", code="no_such_file") from None
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions."
-        ) from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
 
 
 def decode(data: bytes, place: str) -> str:
@@ -70,9 +66,7 @@ def require_writable(output: str | None, force: bool) -> None:
 
 
 def _exists(path: Path) -> UsageError:
-    return UsageError(
-        f"{path} exists already.", "Name another file, or overwrite it with --force.", code="exists"
-    )
+    return UsageError(f"{path} exists already.", "Name another file, or overwrite it with --force.", code="exists")
 
 
 def _is_device(path: Path) -> bool:

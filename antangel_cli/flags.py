@@ -56,9 +56,7 @@ MODEL = Group(
     "Model",
     (
         _flag(str, "--model", "-m", help="The model's directory.", metavar="DIR"),
-        _flag(
-            int, "--seed", help="Seed of the sampling: 0 unless told otherwise, random in chat.", metavar="N"
-        ),
+        _flag(int, "--seed", help="Seed of the sampling: 0 unless told otherwise, random in chat.", metavar="N"),
         _flag(
             float,
             "--temperature",
@@ -179,11 +177,7 @@ class GroupedCommand(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             row = param.get_help_record(ctx)
-            panel = (
-                "Arguments"
-                if param.param_type_name == "argument"
-                else getattr(param, "rich_help_panel", None)
-            )
+            panel = "Arguments" if param.param_type_name == "argument" else getattr(param, "rich_help_panel", None)
             if row is not None:
                 sections.setdefault(panel or "General", []).append(row)
         for title, rows in sections.items():

@@ -52,9 +52,7 @@ def find_model(settings: Settings) -> Source:
     path = Path(settings.model).expanduser().absolute() if settings.model else EMBEDDED
     source = _embedded() if path.resolve() == EMBEDDED.resolve() else _configured(path)
     if source.demonstration and not settings.demo_model:
-        raise PolicyError(
-            f"The demonstration model is forbidden by {settings.origin('demo_model')}.", set_up_hint()
-        )
+        raise PolicyError(f"The demonstration model is forbidden by {settings.origin('demo_model')}.", set_up_hint())
     return source
 
 
@@ -104,9 +102,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} does not exist.", "Give the directory of a complete checkpoint.", code="model_incomplete"
         ) from None
     except (OSError, ValueError):
-        raise ModelError(
-            f"{path} cannot be read.", "Download the file again.", code="model_damaged"
-        ) from None
+        raise ModelError(f"{path} cannot be read.", "Download the file again.", code="model_damaged") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -137,9 +133,7 @@ def _device_problems(device: str) -> Iterator[None]:
     except (RuntimeError, AssertionError) as error:
         if device == "cpu":
             raise
-        raise ModelError(
-            f"{device} cannot be used: {error}", "Use --device cpu.", code="no_device"
-        ) from error
+        raise ModelError(f"{device} cannot be used: {error}", "Use --device cpu.", code="no_device") from error
 
 
 @contextlib.contextmanager
@@ -153,15 +147,11 @@ def _problems(source: Source) -> Iterator[None]:
             raise
         if isinstance(error, module.ContextError):
             raise RejectedError(error.message, error.remedy, code="too_long", stage="prompt") from error
-        raise ModelError(
-            f"{source.name}: {error.message}", error.remedy, code=_code(error), stage="load"
-        ) from error
+        raise ModelError(f"{source.name}: {error.message}", error.remedy, code=_code(error), stage="load") from error
 
 
 def _code(error: Exception) -> str:
-    return {"CheckpointError": "model_damaged", "CapacityError": "does_not_fit"}.get(
-        type(error).__name__, "model"
-    )
+    return {"CheckpointError": "model_damaged", "CapacityError": "does_not_fit"}.get(type(error).__name__, "model")
 
 
 class RuntimeModel:
@@ -266,7 +256,7 @@ def request_stages(task: Task) -> list[tuple[Stage, runtime.Stage]]:
     greedy = runtime.SamplingParams(temperature=0.0, repetition_penalty=1.0, seed=sampling.seed)
     if task.text_tokens == 0:
         return [("answer", runtime.Stage(greedy, task.answer_tokens, schema=task.schema))]
-    reasoning = runtime.Stage(free, task.text_tokens, prefix=THINK_OPEN, stop=("</think>",))
+    reasoning = runtime.Stage(free, task.text_tokens, prefix=THINK_OPEN, stop=(THINK_CLOSE.rstrip("\n"), "</think>"))
     answer = runtime.Stage(greedy, task.answer_tokens, prefix=THINK_CLOSE, schema=task.schema)
     return [("text", reasoning), ("answer", answer)]
 
@@ -292,9 +282,7 @@ def _number_format(path: Path) -> str:
     """What the weights are stored as: the quantisation, else the number type."""
     config = _read_json(path / "config.json")
     quantization = config.get("quantization_config") or {}
-    return str(
-        quantization.get("quant_method") or config.get("torch_dtype") or config.get("dtype") or "unknown"
-    )
+    return str(quantization.get("quant_method") or config.get("torch_dtype") or config.get("dtype") or "unknown")
 
 
 def manifest_hash(path: Path) -> str:

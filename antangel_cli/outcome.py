@@ -62,9 +62,7 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether the command line asks for JSON, read without parsing the rest of it."""
     pairs = list(zip(arguments, [*arguments[1:], ""], strict=True))
-    return any(
-        word in ("--json", "--format=json") or (word, after) == ("--format", "json") for word, after in pairs
-    )
+    return any(word in ("--json", "--format=json") or (word, after) == ("--format", "json") for word, after in pairs)
 
 
 def describe(error: Exception) -> CommandError:
@@ -103,6 +101,4 @@ def _rejected_input(error: Exception) -> CommandError | None:
         return None
     place = getattr(error, "place", None)
     message = str(getattr(error, "message", "The input is no case."))
-    return RejectedError(
-        f"{place}: {message}" if place else message, str(getattr(error, "remedy", "")), stage="input"
-    )
+    return RejectedError(f"{place}: {message}" if place else message, str(getattr(error, "remedy", "")), stage="input")

@@ -140,9 +140,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist.", "Name an existing file with --config.") from None
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}.", "Correct the file, or its permissions."
-        ) from None
+        raise UsageError(f"{path} cannot be read: {error}.", "Correct the file, or its permissions.") from None
 
 
 def _require_known(place: str, key: str, known: tuple[str, ...]) -> None:

@@ -115,9 +115,7 @@ class Terminal:
         cells = [[clean(cell) for cell in row] for row in rows]
         widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
         lines = [
-            "  ".join(
-                cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
-            ).rstrip()
+            "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in cells
         ]
         return "\n".join([title, *(f"  {line}" for line in lines)])

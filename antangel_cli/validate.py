@@ -24,9 +24,7 @@ def validate(settings: Settings, files: Sequence[str], options: CaseOptions) -> 
     for file in files:
         try:
             checked = Checked.of(read_one(file, options, settings.no_input))
-            outputs.append(
-                _text(checked.record | {"file": file}) if settings.json else _page(terminal, file, checked)
-            )
+            outputs.append(_text(checked.record | {"file": file}) if settings.json else _page(terminal, file, checked))
         except Exception as error:
             failure = describe(error)
             codes.append(_code(failure, error))

@@ -6,6 +6,7 @@ Writes one JSON to bench/results/. The first request is cold, the others warm; p
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import resource
@@ -28,14 +29,18 @@ def measure(engine: Engine, prompt_tokens: int, new_tokens: int) -> dict[str, An
     ids = tuple(1000 + i % 997 for i in range(prompt_tokens))
     started = time.perf_counter()
     times = [time.perf_counter() for _ in engine.generate(Request(ids, (Stage(GREEDY, new_tokens),)))]
-    gaps = sorted(b - a for a, b in zip(times, times[1:], strict=False))
+    gaps = sorted(b - a for a, b in itertools.pairwise(times))
     cuts = statistics.quantiles(gaps, n=5, method="inclusive")
     return {
         "prompt_tokens": prompt_tokens,
         "new_tokens": len(times),
         "ttft_ms": round((times[0] - started) * 1000, 2),
         "prefill_tok_s": round(prompt_tokens / (times[0] - started), 1),
-        "decode_tok_s": {"p20": round(1 / cuts[3], 1), "p50": round(1 / statistics.median(gaps), 1), "p80": round(1 / cuts[0], 1)},
+        "decode_tok_s": {
+            "p20": round(1 / cuts[3], 1),
+            "p50": round(1 / statistics.median(gaps), 1),
+            "p80": round(1 / cuts[0], 1),
+        },
     }
 
 
@@ -52,7 +57,9 @@ def together(engine: Engine, sequences: int, prompt_tokens: int, new_tokens: int
 
 def environment(checkpoint: Path) -> dict[str, Any]:
     """What the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return {
         "commit": commit.stdout.strip(),
         "model": checkpoint.name if checkpoint.name != "checkpoint" else "nano",

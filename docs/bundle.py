@@ -22,7 +22,19 @@ def run(*command: str | Path) -> None:
 def collect_wheels(folder: Path) -> None:
     """Our wheel, and everything it needs at the pinned versions; some of them are built here from source."""
     wheel = max((ROOT / "dist").glob("antangel-*.whl"), key=lambda path: path.stat().st_mtime)
-    run(sys.executable, "-m", "pip", "wheel", "-q", "-c", ROOT / "constraints.txt", "-w", folder, wheel, "torch==2.13.0")
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "-c",
+        ROOT / "constraints.txt",
+        "-w",
+        folder,
+        wheel,
+        "torch==2.13.0",
+    )
 
 
 def collect_licences(folder: Path, wheels: Path) -> None:

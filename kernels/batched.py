@@ -35,9 +35,7 @@ def fewest_rows(used: int, repeats: int, *weights: Tensor) -> int:
         return TILE_ROWS
     threads = torch.get_num_threads()
     exact = all(
-        _short_is_exact(
-            *weight.shape[-2:], weight.stride(-1) == 1, repeats, weight.dtype, weight.device, threads
-        )
+        _short_is_exact(*weight.shape[-2:], weight.stride(-1) == 1, repeats, weight.dtype, weight.device, threads)
         for weight in weights
     )
     return SHORT_ROWS if exact else TILE_ROWS

@@ -146,9 +146,7 @@ class Ops:
     paged_attention: PagedAttention
 
 
-def plan_attention(
-    spans: Sequence[Span], *, block_size: int, heads: int, device: torch.device
-) -> AttentionPlan:
+def plan_attention(spans: Sequence[Span], *, block_size: int, heads: int, device: torch.device) -> AttentionPlan:
     """Cuts the rows of every span into tiles, each with the blocks that its last row may see."""
     tiles = [_Tile(span, offset, block_size) for span in spans for offset in range(0, span.length, TILE_ROWS)]
     order = [row for tile in tiles for row in tile.real_rows]

@@ -9,9 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 VOCAB_ROWS = 4096
 """Rows of the embedding; the last few are padding that is never sampled, as in the family."""
 
-PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
+PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
 SPECIAL_TOKENS: tuple[str, ...] = (
     "<|startoftext|>", "<|endoftext|>", "[CLS]", "[gMASK]", "<|role_end|>",

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.facts import facts
 from antangel_cli.clinic.prompt import case_message, load_prompt
-from antangel_cli.clinic.result import Diagnosis, Differential, Evidence, RedFlag, Step, answer_text
+from antangel_cli.clinic.result import (
+    Confidence,
+    Diagnosis,
+    Differential,
+    Evidence,
+    Likelihood,
+    RedFlag,
+    Step,
+    Urgency,
+    answer_text,
+)
 from nano.world import Condition, Patient, Sign, World
 
 Pair = tuple[str, str]
@@ -21,8 +32,18 @@ Pair = tuple[str, str]
 FRAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # The last frame of each list is held out: training never uses it.
     "open": (
-        ("{who} with {a} for {dur}.", "{who} presents with {a}, {dur}.", "{who}, {a} since {dur} ago.", "{who} came because of {a} over {dur}."),
-        ("{who}，{a}{dur}。", "{who}，因{a}{dur}就诊。", "{who}，{dur}前出现{a}。", "{who}，近{dur}来有{a}。"),
+        (
+            "{who} with {a} for {dur}.",
+            "{who} presents with {a}, {dur}.",
+            "{who}, {a} since {dur} ago.",
+            "{who} came because of {a} over {dur}.",
+        ),
+        (
+            "{who}，{a}{dur}。",
+            "{who}，因{a}{dur}就诊。",
+            "{who}，{dur}前出现{a}。",
+            "{who}，近{dur}来有{a}。",
+        ),
     ),
     "also": (
         ("Also {a}.", "There is {a}.", "Reports {a}.", "Mentions {a} as well."),
@@ -66,19 +87,56 @@ _ADULT_VITALS: dict[str, tuple[float, float, str, int]] = {
 _ASIDES: dict[str, tuple[tuple[dict[str, object], ...], tuple[dict[str, object], ...]]] = {
     # What stands in real cases and says nothing about the diagnosis.
     "medications": (
-        ({"text": "amlodipine"}, {"text": "atorvastatin"}, {"text": "metformin"}, {"text": "paracetamol"}, {"text": "omeprazole"}, {"text": "cetirizine"}),
-        ({"text": "氨氯地平"}, {"text": "阿托伐他汀"}, {"text": "二甲双胍"}, {"text": "对乙酰氨基酚"}, {"text": "奥美拉唑"}, {"text": "西替利嗪"}),
+        (
+            {"text": "amlodipine"},
+            {"text": "atorvastatin"},
+            {"text": "metformin"},
+            {"text": "paracetamol"},
+            {"text": "omeprazole"},
+            {"text": "cetirizine"},
+        ),
+        (
+            {"text": "氨氯地平"},
+            {"text": "阿托伐他汀"},
+            {"text": "二甲双胍"},
+            {"text": "对乙酰氨基酚"},
+            {"text": "奥美拉唑"},
+            {"text": "西替利嗪"},
+        ),
     ),
-    "social": (({"text": "lives alone"}, {"text": "works in an office"}, {"text": "retired"}), ({"text": "独居"}, {"text": "办公室工作"}, {"text": "退休"})),
-    "allergies": (({"substance": "penicillin", "reaction": "rash"}, {"substance": "peanut"}), ({"substance": "青霉素", "reaction": "皮疹"}, {"substance": "花生"})),
+    "social": (
+        ({"text": "lives alone"}, {"text": "works in an office"}, {"text": "retired"}),
+        ({"text": "独居"}, {"text": "办公室工作"}, {"text": "退休"}),
+    ),
+    "allergies": (
+        ({"substance": "penicillin", "reaction": "rash"}, {"substance": "peanut"}),
+        ({"substance": "青霉素", "reaction": "皮疹"}, {"substance": "花生"}),
+    ),
     "vitals": (
-        ({"name": "consciousness", "value": "alert"}, {"name": "diastolic BP", "value": 78.0, "unit": "mmHg"}, {"name": "supplemental_oxygen", "value": "no"}),
-        ({"name": "意识", "value": "清醒"}, {"name": "舒张压", "value": 78.0, "unit": "mmHg"}, {"name": "吸氧", "value": "否"}),
+        (
+            {"name": "consciousness", "value": "alert"},
+            {"name": "diastolic BP", "value": 78.0, "unit": "mmHg"},
+            {"name": "supplemental_oxygen", "value": "no"},
+        ),
+        (
+            {"name": "意识", "value": "清醒"},
+            {"name": "舒张压", "value": 78.0, "unit": "mmHg"},
+            {"name": "吸氧", "value": "否"},
+        ),
     ),
 }
-_SEVERITIES: tuple[tuple[str, ...], tuple[str, ...]] = (("severe", "mild", "worsening"), ("剧烈", "轻度", "加重"))
+_SEVERITIES: tuple[tuple[str, ...], tuple[str, ...]] = (
+    ("severe", "mild", "worsening"),
+    ("剧烈", "轻度", "加重"),
+)
 URGENCY_ORDER = ("self_care", "routine", "soon", "urgent", "emergency")
-_URGENCY_ZH = {"emergency": "急危", "urgent": "紧急", "soon": "尽快", "routine": "常规", "self_care": "自我照护"}
+_URGENCY_ZH = {
+    "emergency": "急危",
+    "urgent": "紧急",
+    "soon": "尽快",
+    "routine": "常规",
+    "self_care": "自我照护",
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +171,7 @@ class CaseWriter:
     def __init__(self, world: World, patient: Patient, rng: random.Random, zh: bool, held_out: bool) -> None:
         self.world, self.patient, self.rng, self.zh, self.held_out = world, patient, rng, zh, held_out
         self.mentions: list[Mention] = []
-        self.case: dict = {"schema": "antangel.case/1", "id": "x", "language": "zh" if zh else "en"}
+        self.case: dict[str, Any] = {"schema": "antangel.case/1", "id": "x", "language": "zh" if zh else "en"}
         self.narrative: list[tuple[str, Mention]] = []
 
     def write(self, style: str) -> tuple[Case, list[Mention]]:
@@ -150,10 +208,15 @@ class CaseWriter:
         spoken = groups["symptom"] + groups["sign"]
         lead = spoken[:1] or groups["history"][:1]
         self._complaint(lead)
-        rows = [(s, "present") for s in spoken if s not in lead] + [(s, "absent") for s in self._absent("symptom", "sign")]
+        rows = [(s, "present") for s in spoken if s not in lead] + [
+            (s, "absent") for s in self._absent("symptom", "sign")
+        ]
         self.case["findings"] = [{"text": self._phrase(s), "status": status} for s, status in rows]
         self.mentions += [self._mention(f"findings[{i}]", s, status) for i, (s, status) in enumerate(rows)]
-        self._history([(s, "present") for s in groups["history"] if s not in lead] + [(s, "absent") for s in self._absent("history")])
+        self._history(
+            [(s, "present") for s in groups["history"] if s not in lead]
+            + [(s, "absent") for s in self._absent("history")]
+        )
         self._vitals(groups["vital"])
         self._labs(groups["lab"])
         self._imaging(groups["imaging"])
@@ -204,7 +267,11 @@ class CaseWriter:
         age, male = self.patient.age, self.patient.sex == "male"
         months = max(round(age * 12), 1)
         if self.zh:
-            return (f"{months}个月" if age < 2 else f"{int(age)}岁") + ("男" if male else "女") + ("性" if age >= 14 else "童")
+            return (
+                (f"{months}个月" if age < 2 else f"{int(age)}岁")
+                + ("男" if male else "女")
+                + ("性" if age >= 14 else "童")
+            )
         noun = ("man" if male else "woman") if age >= 16 else ("boy" if male else "girl")
         return f"A {months}-month-old {noun}" if age < 2 else f"A {int(age)}-year-old {noun}"
 
@@ -255,15 +322,31 @@ class CaseWriter:
         """All five vitals for adults, those in question for children, whose normal ranges differ."""
         by_name = {s.analyte.name[0]: s for s in abnormal if s.analyte}
         denied = {s.analyte.name[0]: s for s in self._absent("vital") if s.analyte}
-        names = [n for n in _ADULT_VITALS if n in by_name or (self.patient.age >= 16 and self.rng.random() < 0.8) or n in denied]
+        names = [
+            n
+            for n in _ADULT_VITALS
+            if n in by_name or (self.patient.age >= 16 and self.rng.random() < 0.8) or n in denied
+        ]
         self.case["vitals"] = []
         for i, name in enumerate(names):
             sign = by_name.get(name)
             low, high, unit, decimals = _ADULT_VITALS[name]
             if sign and sign.analyte:
                 (low, high), unit, decimals = sign.analyte.abnormal, sign.analyte.unit, sign.analyte.decimals
-            self.case["vitals"].append({"name": self.rng.choice(_VITAL_NAMES[name][self.zh]), "value": self._value(low, high, decimals), "unit": unit})
-            self.mentions.append(Mention(f"vitals[{i}]", (sign.id,) if sign else (), (denied[name].id,) if name in denied and not sign else ()))
+            self.case["vitals"].append(
+                {
+                    "name": self.rng.choice(_VITAL_NAMES[name][self.zh]),
+                    "value": self._value(low, high, decimals),
+                    "unit": unit,
+                }
+            )
+            self.mentions.append(
+                Mention(
+                    f"vitals[{i}]",
+                    (sign.id,) if sign else (),
+                    (denied[name].id,) if name in denied and not sign else (),
+                )
+            )
 
     def _labs(self, abnormal: list[Sign]) -> None:
         rows = [(s, True) for s in abnormal] + [(s, False) for s in self._absent("lab")]
@@ -281,7 +364,12 @@ class CaseWriter:
         self.case["imaging"] = []
         for i, sign in enumerate(signs):
             present = sign.id in self.patient.present
-            self.case["imaging"].append({"text": self._report(sign, present), "name": sign.modality[self.zh] if sign.modality else None})
+            self.case["imaging"].append(
+                {
+                    "text": self._report(sign, present),
+                    "name": sign.modality[self.zh] if sign.modality else None,
+                }
+            )
             self.mentions.append(self._mention(f"imaging[{i}].text#0", sign, "present" if present else "absent"))
 
     def _report(self, sign: Sign, present: bool) -> str:
@@ -314,7 +402,9 @@ class Answerer:
         order = {fact.id: i for i, fact in enumerate(facts(case))}
         self.present.sort(key=lambda row: order[row[0]])
         self.absent.sort(key=lambda row: order[row[0]])
-        self.posterior = world.posterior(patient.age, patient.sex, tuple(f for _, f in self.present), tuple(f for _, f in self.absent))
+        self.posterior = world.posterior(
+            patient.age, patient.sex, tuple(f for _, f in self.present), tuple(f for _, f in self.absent)
+        )
         self.ranked = [world.conditions[name] for name in list(self.posterior)[:3]]
 
     def reasoning(self) -> str:
@@ -345,13 +435,14 @@ class Answerer:
             red_flags=self._red_flags(),
             differential=tuple(self._diagnosis(c) for c in self.ranked),
             next_steps=tuple(
-                Step(action=n.text[self.zh], kind=n.kind, timing=n.timing, rationale=first.name[self.zh]) for n in first.next_steps  # type: ignore[arg-type]
+                Step(action=n.text[self.zh], kind=n.kind, timing=n.timing, rationale=first.name[self.zh])
+                for n in first.next_steps
             ),
             missing_information=self._missing(first)[:2],
             urgency_reason=first.name[self.zh],
-            urgency=urgency,  # type: ignore[arg-type]
+            urgency=urgency,
             confidence_reason=f"支持{for_}项，反对{against}项" if self.zh else f"{for_} facts for, {against} against",
-            confidence=confidence,  # type: ignore[arg-type]
+            confidence=confidence,
         )
 
     def _name(self, finding: str) -> str:
@@ -361,7 +452,9 @@ class Answerer:
         """The facts for a condition, strongest first, at most four, each fact once."""
         fits = [row for row in self.present if c.findings.get(row[1], 0) >= 0.25]
         fits.sort(key=lambda row: -c.findings[row[1]])
-        return list({fact: (fact, finding) for fact, finding in reversed(fits)}.values())[::-1][: 4 if c is self.ranked[0] else 2]
+        return list({fact: (fact, finding) for fact, finding in reversed(fits)}.values())[::-1][
+            : 4 if c is self.ranked[0] else 2
+        ]
 
     def _against(self, c: Condition) -> list[tuple[str, str]]:
         used = {fact for fact, _ in self._support(c)}
@@ -369,7 +462,9 @@ class Answerer:
 
     def _missing(self, c: Condition) -> tuple[str, ...]:
         stated = {f for _, f in self.present + self.absent}
-        strong = sorted((f for f, p in c.findings.items() if p >= 0.6 and f not in stated), key=lambda f: -c.findings[f])
+        strong = sorted(
+            (f for f, p in c.findings.items() if p >= 0.6 and f not in stated), key=lambda f: -c.findings[f]
+        )
         possible = [f for f in strong if self.world.signs[f].possible(self.patient.age, self.patient.sex)]
         return tuple(self._name(f) for f in possible[:1])
 
@@ -382,19 +477,19 @@ class Answerer:
             missing=self._missing(c),
             discriminating_test=c.test[self.zh],
             cant_miss=c.cant_miss,
-            likelihood=self._band(c),  # type: ignore[arg-type]
+            likelihood=self._band(c),
             codes=(c.icd10,),
         )
 
-    def _band(self, c: Condition) -> str:
+    def _band(self, c: Condition) -> Likelihood:
         p = self.posterior[c.id]
         return "very_likely" if p >= 0.8 else "likely" if p >= 0.35 else "possible" if p >= 0.04 else "unlikely"
 
-    def _confidence(self) -> str:
+    def _confidence(self) -> Confidence:
         p = self.posterior[self.ranked[0].id]
         return "high" if p >= 0.8 else "moderate" if p >= 0.4 else "low"
 
-    def _urgency(self) -> str:
+    def _urgency(self) -> Urgency:
         weighty = [c for c in self.ranked if c is self.ranked[0] or self._band(c) == "likely"]
         return max((c.urgency for c in weighty), key=URGENCY_ORDER.index)
 
@@ -427,15 +522,30 @@ _QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("What is done next in {name}?", "What are the next steps for {name}?"),
         ("{name}下一步怎么办？", "{name}怎么处理？"),
     ),
-    "urgent": (("How urgent is {name}?", "Is {name} an emergency?"), ("{name}有多紧急？", "{name}是急症吗？")),
+    "urgent": (
+        ("How urgent is {name}?", "Is {name} an emergency?"),
+        ("{name}有多紧急？", "{name}是急症吗？"),
+    ),
     "mimics": (
         ("What looks like {name}?", "What is the differential of {name}?"),
         ("{name}要与哪些病鉴别？", "什么病像{name}？"),
     ),
 }
 _GREETINGS: tuple[tuple[Pair, Pair], ...] = (
-    (("Hello", "你好"), ("Hello. I am a small demonstration model; nothing I say is medical knowledge. Ask me about a condition.", "你好。我是一个小型演示模型，所说的都不是医学知识。可以问我某种疾病。")),
-    (("Who are you?", "你是谁？"), ("A small demonstration model, trained on made-up cases. It is not medical knowledge.", "一个小型演示模型，用虚构病例训练，不是医学知识。")),
+    (
+        ("Hello", "你好"),
+        (
+            "Hello. I am a small demonstration model; nothing I say is medical knowledge. Ask me about a condition.",
+            "你好。我是一个小型演示模型，所说的都不是医学知识。可以问我某种疾病。",
+        ),
+    ),
+    (
+        ("Who are you?", "你是谁？"),
+        (
+            "A small demonstration model, trained on made-up cases. It is not medical knowledge.",
+            "一个小型演示模型，用虚构病例训练，不是医学知识。",
+        ),
+    ),
     (("Thank you", "谢谢"), ("You are welcome.", "不客气。")),
 )
 

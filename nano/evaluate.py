@@ -139,7 +139,14 @@ def _logits(subject: Subject, ids: list[int], first: int) -> Tensor:
     length, block = len(ids), 64
     blocks = -(-length // block)
     s = subject.config
-    cache = KVCache(subject.model.cache_layers, blocks, block, s.num_key_value_heads, s.head_dim, dtype=subject.model.dtype)
+    cache = KVCache(
+        subject.model.cache_layers,
+        blocks,
+        block,
+        s.num_key_value_heads,
+        s.head_dim,
+        dtype=subject.model.dtype,
+    )
     place = torch.arange(length)
     span = Span(0, 0, length, 0, tuple(range(blocks)))
     batch = Batch(torch.tensor(ids), place, place, (span,), place[first:])
@@ -180,7 +187,12 @@ def lru_hit_rate(asked: Iterable[tuple[int, int]], slots: int) -> float:
 def card(subject: Subject, count: int, alone: int) -> dict[str, Any]:
     """Everything the model card reports."""
     world, started = load_world(), time.monotonic()
-    result: dict[str, Any] = {"held_out": {"en": accuracy(subject, world, False, count), "zh": accuracy(subject, world, True, count)}}
+    result: dict[str, Any] = {
+        "held_out": {
+            "en": accuracy(subject, world, False, count),
+            "zh": accuracy(subject, world, True, count),
+        }
+    }
     trace, accepted = decode_alone(subject, world, alone)
     experts = subject.config.num_experts
     shares = {layer: load[:experts] / load.sum() for layer, load in sorted(trace.loads.items())}

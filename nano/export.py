@@ -124,7 +124,9 @@ def shards(network: Network) -> list[dict[str, Tensor]]:
     files: list[dict[str, Tensor]] = [{}]
     used = 0
     for name, tensor in tensors(network):
-        stored = tensor.detach().to(torch.float32 if name.endswith("expert_bias") else torch.bfloat16).contiguous().clone()
+        stored = (
+            tensor.detach().to(torch.float32 if name.endswith("expert_bias") else torch.bfloat16).contiguous().clone()
+        )
         if used + stored.nbytes > SHARD_BYTES:
             files.append({})
             used = 0
@@ -147,7 +149,10 @@ def export(network: Network, tokenizer: Path, folder: Path, training: dict[str, 
     settings = config(network.s, size)
     _write(aside / "config.json", settings)
     stop = [settings["pad_token_id"], settings["eos_token_id"]]
-    _write(aside / "generation_config.json", {"bos_token_id": settings["bos_token_id"], "eos_token_id": stop, "pad_token_id": stop[0]})
+    _write(
+        aside / "generation_config.json",
+        {"bos_token_id": settings["bos_token_id"], "eos_token_id": stop, "pad_token_id": stop[0]},
+    )
     _write(aside / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False, "add_eos_token": False, "bos_token": "<|startoftext|>",
         "eos_token": "<|role_end|>", "pad_token": "<|endoftext|>", "cls_token": "[CLS]", "gmask_token": "[gMASK]",

@@ -91,7 +91,9 @@ class Attention(nn.Module):
             part = q[:, :, start : start + QUERY_RUN]
             seen = ahead + start + part.shape[2]
             mask = rope.mask(part.shape[2], seen)
-            outputs.append(functional.scaled_dot_product_attention(part, k[:, :, :seen], v[:, :, :seen], attn_mask=mask))
+            outputs.append(
+                functional.scaled_dot_product_attention(part, k[:, :, :seen], v[:, :, :seen], attn_mask=mask)
+            )
         return torch.cat(outputs, dim=2)
 
 
@@ -125,7 +127,8 @@ class DenseMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, M] -> [T, M]."""
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Experts(nn.Module):
@@ -181,7 +184,8 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [T, M] -> [T, M]."""
         chosen, weights = self.route(x)
-        return self.experts(x, chosen, weights) + self.shared_experts(x)
+        out: Tensor = self.experts(x, chosen, weights) + self.shared_experts(x)
+        return out
 
     @torch.no_grad()
     def balance(self, speed: float) -> None:
@@ -226,7 +230,8 @@ class MTPLayer(Layer):
     def join(self, embedded: Tensor, hidden: Tensor) -> Tensor:
         """The layer's input from the next token's embedding and the main model's normed hidden state."""
         e, h = rms_norm(embedded, self.enorm, self.eps), rms_norm(hidden, self.hnorm, self.eps)
-        return self.eh_proj(torch.cat((e, h), dim=-1))
+        out: Tensor = self.eh_proj(torch.cat((e, h), dim=-1))
+        return out
 
 
 class Network(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ def orthogonalise(gradient: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix, by Newton-Schulz iteration; gradient [..., R, C]."""
     a, b, c = _COEFFICIENTS
     tall = gradient.shape[-2] > gradient.shape[-1]
-    x = gradient.mT if tall else gradient
+    x: Tensor = gradient.mT if tall else gradient
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -36,7 +37,8 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     self._update(p, group)
 
-    def _update(self, p: Tensor, group: dict) -> None:
+    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+        assert p.grad is not None
         state = self.state[p]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(p)

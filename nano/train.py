@@ -80,7 +80,8 @@ def pack(kind: str, encoded: list[Encoded]) -> Batch:
     """Take the common beginning of all rows once, and pad the rest to one length."""
     shortest = min(len(e.ids) for e in encoded)
     common = next(
-        (i for i in range(shortest) if len({e.ids[i] for e in encoded}) > 1 or encoded[0].weights[i + 1] > 0), shortest - 1
+        (i for i in range(shortest) if len({e.ids[i] for e in encoded}) > 1 or encoded[0].weights[i + 1] > 0),
+        shortest - 1,
     )
     rest = [Encoded(e.ids[common:], e.weights[common:]) for e in encoded]
     longest = max(len(e.ids) for e in rest)
@@ -90,7 +91,13 @@ def pack(kind: str, encoded: list[Encoded]) -> Batch:
         rows[i, : len(e.ids)] = torch.tensor(e.ids)
         weights[i, : len(e.ids)] = torch.tensor(e.weights)
     lengths = torch.tensor([len(e.ids) for e in rest])
-    return Batch(kind, torch.tensor(encoded[0].ids[:common])[None], rows, weights, torch.arange(longest) < lengths[:, None])
+    return Batch(
+        kind,
+        torch.tensor(encoded[0].ids[:common])[None],
+        rows,
+        weights,
+        torch.arange(longest) < lengths[:, None],
+    )
 
 
 def losses(network: Network, batch: Batch, mtp: bool) -> tuple[Tensor, float]:
@@ -150,7 +157,10 @@ class Trainer:
         total.backward()
         self.seen += int(batch.real.sum())
         self.recent[batch.kind] = 0.9 * self.recent.get(batch.kind, plain) + 0.1 * plain
-        row: dict[str, float] = {"progress": round(progress, 4), **{k: round(v, 4) for k, v in self.recent.items()}}
+        row: dict[str, float] = {
+            "progress": round(progress, 4),
+            **{k: round(v, 4) for k, v in self.recent.items()},
+        }
         for moe in self.network.experts():
             moe.balance(0.015 * (1 - progress))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -165,7 +175,10 @@ class Trainer:
     def _log(self, folder: Path, row: dict[str, float]) -> None:
         loads = [moe.load / moe.load.sum() for moe in self.network.experts()[:-1]]
         row |= {"step": self.number, "seconds": round(self.elapsed), "tokens": self.seen}
-        row |= {"tok_s": round(self.seen / self.elapsed), "busiest": round(max(x.max().item() for x in loads), 3)}
+        row |= {
+            "tok_s": round(self.seen / self.elapsed),
+            "busiest": round(max(x.max().item() for x in loads), 3),
+        }
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
 
@@ -196,7 +209,11 @@ def corpus_texts(world: World, count: int = 3000) -> Iterator[str]:
     for seed in range(count):
         for zh in (False, True):
             example: Example = diagnose_example(world, seed, zh)
-            yield from (example.user[example.user.index("<case") :] if seed else example.user, example.reply, example.answer)
+            yield from (
+                example.user[example.user.index("<case") :] if seed else example.user,
+                example.reply,
+                example.answer,
+            )
             question = ask_example(world, seed, zh)
             yield from (question.user, question.reply)
 

@@ -12,6 +12,9 @@ import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from antangel_cli.clinic.result import StepKind, Timing, Urgency
 
 KNOWLEDGE = Path(__file__).parent / "knowledge"
 
@@ -62,8 +65,8 @@ class NextStep:
     """What is done next for a condition: text in (English, Chinese), kind and timing."""
 
     text: tuple[str, str]
-    kind: str
-    timing: str
+    kind: StepKind
+    timing: Timing
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Condition:
     synonyms: tuple[tuple[str, ...], tuple[str, ...]]
     icd10: str
     specialty: str
-    urgency: str
+    urgency: Urgency
     cant_miss: bool
     prior: float
     ages: tuple[tuple[float, float, float], ...]
@@ -128,7 +131,9 @@ class World:
         while True:
             condition = rng.choices(self.ordered, [math.sqrt(c.prior) for c in self.ordered])[0]
             age, sex = _age(rng, condition), _sex(rng, condition)
-            present = [f for f, p in condition.findings.items() if rng.random() < p and self.signs[f].possible(age, sex)]
+            present = [
+                f for f, p in condition.findings.items() if rng.random() < p and self.signs[f].possible(age, sex)
+            ]
             recorded = [f for f in present if rng.random() < 0.9]
             if len(recorded) >= 4:
                 kept = self._noise(rng, condition, recorded, age, sex)
@@ -143,20 +148,28 @@ class World:
         total = sum(weights.values())
         return {name: weight / total for name, weight in sorted(weights.items(), key=lambda kv: -kv[1])}
 
-    def _log_joint(self, c: Condition, age: float, sex: str, present: tuple[str, ...], absent: tuple[str, ...]) -> float:
+    def _log_joint(
+        self, c: Condition, age: float, sex: str, present: tuple[str, ...], absent: tuple[str, ...]
+    ) -> float:
         odds = math.sqrt(c.prior) * max(c.age_odds(age) / _mean_odds(c), 1e-4) * max(c.sex_odds.get(sex, 1.0), 1e-4)
         score = math.log(odds) + sum(math.log(c.probability(f)) for f in present)
         return score + sum(math.log(1 - c.probability(f)) for f in absent)
 
-    def _noise(self, rng: random.Random, condition: Condition, recorded: list[str], age: float, sex: str) -> tuple[str, ...]:
+    def _noise(
+        self, rng: random.Random, condition: Condition, recorded: list[str], age: float, sex: str
+    ) -> tuple[str, ...]:
         """Add up to two findings that have nothing to do with the condition."""
-        pool = [s.id for s in self.signs.values() if s.kind in ("symptom", "history") and s.id not in condition.findings]
+        pool = [
+            s.id for s in self.signs.values() if s.kind in ("symptom", "history") and s.id not in condition.findings
+        ]
         extra = [rng.choice(pool) for _ in range(rng.choices((0, 1, 2), (0.5, 0.35, 0.15))[0])]
         kept = recorded + [f for f in extra if self.signs[f].possible(age, sex)]
         rng.shuffle(kept)
         return tuple(dict.fromkeys(kept))[:12]
 
-    def _absent(self, rng: random.Random, condition: Condition, present: set[str], age: float, sex: str) -> tuple[str, ...]:
+    def _absent(
+        self, rng: random.Random, condition: Condition, present: set[str], age: float, sex: str
+    ) -> tuple[str, ...]:
         """What was asked and denied: the condition's telling negatives, and what its mimics would have shown."""
         asked = [f for f in condition.negatives if rng.random() < 0.7]
         for mimic in condition.mimics:
@@ -165,7 +178,8 @@ class World:
         asked = asked[:4] + [rng.choice(self.laboratory) for _ in range(rng.choices((0, 1, 2), (0.6, 0.25, 0.15))[0])]
         measured = {self.signs[f].measure for f in present}
         kept = [
-            f for f in dict.fromkeys(asked)
+            f
+            for f in dict.fromkeys(asked)
             if f not in present and self.signs[f].possible(age, sex) and self.signs[f].measure not in measured
         ]
         return tuple(kept)
@@ -189,22 +203,35 @@ def load_world(folder: Path = KNOWLEDGE) -> World:
     return World(signs, conditions)
 
 
-def _sign(name: str, t: dict) -> Sign:
+def _sign(name: str, t: dict[str, Any]) -> Sign:
     analyte = None
     if "abnormal" in t:
-        analyte = Analyte((t["name_en"], t["name_zh"]), t["unit"], tuple(t["normal"]), tuple(t["abnormal"]), t["decimals"])
+        analyte = Analyte(
+            (t["name_en"], t["name_zh"]), t["unit"], tuple(t["normal"]), tuple(t["abnormal"]), t["decimals"]
+        )
     modality = (t["modality_en"], t["modality_zh"]) if "modality_en" in t else None
     normal = (t["normal_en"], t["normal_zh"]) if "normal_en" in t else None
     ages = (t.get("min_age", 0), t.get("max_age", 120))
     return Sign(name, t["kind"], (tuple(t["en"]), tuple(t["zh"])), analyte, modality, normal, t.get("sex"), ages)
 
 
-def _condition(c: dict) -> Condition:
+def _condition(c: dict[str, Any]) -> Condition:
     return Condition(
-        c["id"], (c["name_en"], c["name_zh"]), (tuple(c["synonyms_en"]), tuple(c["synonyms_zh"])), c["icd10"],
-        c["specialty"], c["urgency"], c["cant_miss"], c["prior"], tuple(tuple(band) for band in c["age"]),
-        {"female": c["female"], "male": c["male"]}, c["findings"], tuple(c["negatives"]), (c["test_en"], c["test_zh"]),
-        tuple(NextStep((n["en"], n["zh"]), n["kind"], n["timing"]) for n in c["next"]), tuple(c["mimics"]),
+        c["id"],
+        (c["name_en"], c["name_zh"]),
+        (tuple(c["synonyms_en"]), tuple(c["synonyms_zh"])),
+        c["icd10"],
+        c["specialty"],
+        c["urgency"],
+        c["cant_miss"],
+        c["prior"],
+        tuple(tuple(band) for band in c["age"]),
+        {"female": c["female"], "male": c["male"]},
+        c["findings"],
+        tuple(c["negatives"]),
+        (c["test_en"], c["test_zh"]),
+        tuple(NextStep((n["en"], n["zh"]), n["kind"], n["timing"]) for n in c["next"]),
+        tuple(c["mimics"]),
     )
 
 

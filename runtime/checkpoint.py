@@ -166,9 +166,7 @@ def _single_file(directory: Path) -> list[Path]:
     if len(files) == 1:
         return files
     found = f"{len(files)} safetensors files and no {INDEX}" if files else "no safetensors file"
-    raise CheckpointError(
-        f"{directory} holds {found}", "Give the directory of a complete checkpoint, as downloaded."
-    )
+    raise CheckpointError(f"{directory} holds {found}", "Give the directory of a complete checkpoint, as downloaded.")
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

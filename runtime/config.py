@@ -229,9 +229,7 @@ def _check_attention(config: ModelConfig) -> None:
         f"num_attention_heads {config.num_attention_heads} is no multiple of "
         f"num_key_value_heads {config.num_key_value_heads}",
     )
-    _require(
-        config.partial_rotary_factor <= 1, f"partial_rotary_factor {config.partial_rotary_factor} is above 1"
-    )
+    _require(config.partial_rotary_factor <= 1, f"partial_rotary_factor {config.partial_rotary_factor} is above 1")
     width = config.head_dim * config.partial_rotary_factor
     _require(
         width == int(width) and int(width) % 2 == 0 and width > 0,
@@ -346,9 +344,7 @@ def _partial_rotary_factor(values: Mapping[str, Any], rope: Mapping[str, Any], h
 def _rope_scaling(rope: Mapping[str, Any], max_positions: int) -> RopeScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
-        _require(
-            "factor" not in rope, "rope_scaling has a factor but no type", 'Add "rope_type": "yarn" to it.'
-        )
+        _require("factor" not in rope, "rope_scaling has a factor but no type", 'Add "rope_type": "yarn" to it.')
         return None
     _require(
         kind == "yarn",

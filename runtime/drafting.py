@@ -56,15 +56,11 @@ class DraftCheck:
         generation.draft = Draft(position + 1, drafted)
 
 
-def _following(
-    batch: Batch, drawn: Mapping[int, int | AntangelError], generations: Mapping[int, Generation]
-) -> Tensor:
+def _following(batch: Batch, drawn: Mapping[int, int | AntangelError], generations: Mapping[int, Generation]) -> Tensor:
     """The token after each row, [T]: known ones from the sequence, the last from this step's draw."""
     following: list[int] = []
     for span in batch.spans:
-        following += _after(
-            span, generations[span.sequence_id].sequence.token_ids, drawn.get(span.sequence_id)
-        )
+        following += _after(span, generations[span.sequence_id].sequence.token_ids, drawn.get(span.sequence_id))
     return torch.tensor(following)
 
 

@@ -122,9 +122,7 @@ class Generation:
     def interrupt(self, reason: Finish, error: AntangelError | None = None) -> TokenEvent:
         """The last event of a request that ends here and now, with what text was held back."""
         message = error.message if error else None
-        return TokenEvent(
-            self.sequence.id, self.index, NO_TOKEN, self._decoder.finish(), reason, reason, message
-        )
+        return TokenEvent(self.sequence.id, self.index, NO_TOKEN, self._decoder.finish(), reason, reason, message)
 
     def fail(self, error: AntangelError) -> Advance:
         return Advance(Commit(self.sequence.id, finished=True), [self.interrupt("error", error)])

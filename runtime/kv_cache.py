@@ -71,9 +71,7 @@ class BlockAllocator:
         """Gives blocks back; a block that isn't owned is a bug and raises ValueError."""
         returned = tuple(blocks)
         if len(set(returned)) != len(returned) or not self._owned.issuperset(returned):
-            raise ValueError(
-                f"KV blocks {returned} are not all owned once: they were freed twice or never allocated"
-            )
+            raise ValueError(f"KV blocks {returned} are not all owned once: they were freed twice or never allocated")
         self._owned.difference_update(returned)
         for block in returned:
             heapq.heappush(self._free, block)
@@ -86,6 +84,4 @@ class BlockAllocator:
         if free & self._owned:
             raise RuntimeError(f"KV blocks {sorted(free & self._owned)} are both free and owned")
         if free | self._owned != set(range(self.total)):
-            raise RuntimeError(
-                f"of {self.total} KV blocks, {len(free)} are free and {len(self._owned)} owned"
-            )
+            raise RuntimeError(f"of {self.total} KV blocks, {len(free)} are free and {len(self._owned)} owned")

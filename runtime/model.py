@@ -88,9 +88,7 @@ class DecoderModel:
     `routing_observer`, where set, is told the expert ids of every layer and step.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, engine: EngineConfig, progress: Progress | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, engine: EngineConfig, progress: Progress | None = None) -> None:
         self.config = checkpoint.config
         self.device = torch.device(engine.device)
         self.dtype = number_type(engine.dtype, self.device)

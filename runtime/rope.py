@@ -19,9 +19,7 @@ class RopeTable:
     sin: Tensor
 
     @classmethod
-    def build(
-        cls, config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device
-    ) -> RopeTable:
+    def build(cls, config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> RopeTable:
         """Angles are fp32 products of position and frequency."""
         factor = 1.0 if config.rope_scaling is None else config.rope_scaling.attention_factor
         angles = torch.arange(positions, dtype=torch.float32)[:, None] * inverse_frequencies(config)

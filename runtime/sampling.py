@@ -43,9 +43,7 @@ class SamplingParams:
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(self.top_k >= 0, "top_k", self.top_k, "0 or more")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 to 1")
-        _require(
-            0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0"
-        )
+        _require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0")
 
 
 @dataclass(frozen=True)

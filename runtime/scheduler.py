@@ -122,9 +122,7 @@ class Scheduler:
         self.allocator.check_integrity()
         owned = [block for sequence in self._running for block in sequence.blocks]
         if len(set(owned)) != len(owned) or len(owned) + self.allocator.free_count != self.allocator.total:
-            raise RuntimeError(
-                f"running sequences hold {len(owned)} blocks, {self.allocator.free_count} are free"
-            )
+            raise RuntimeError(f"running sequences hold {len(owned)} blocks, {self.allocator.free_count} are free")
         if {s.id for s in self._running} | {s.id for s in self._waiting} != set(self._by_id):
             raise RuntimeError("a sequence is neither running nor waiting")
         if len(self._running) + len(self._waiting) != len(self._by_id):
@@ -149,9 +147,7 @@ class Scheduler:
         if not self._waiting or len(self._running) >= self.max_sequences:
             return False
         promised = sum(self._missing(sequence, sequence.pending) + 1 for sequence in self._running)
-        return (
-            self._missing(self._waiting[0], self._waiting[0].pending) <= self.allocator.free_count - promised
-        )
+        return self._missing(self._waiting[0], self._waiting[0].pending) <= self.allocator.free_count - promised
 
     def _make_room(self, sequence: Sequence, length: int) -> bool:
         """Owns the blocks for `length` more tokens; False when it had to give way itself."""

@@ -223,9 +223,7 @@ class JinjaTemplate:
             )
         except Exception as error:
             # A template is a program of others: it can fail in any way.
-            raise CheckpointError(
-                f"the chat template failed: {shield.redact(error)}", _TEMPLATE_REMEDY
-            ) from None
+            raise CheckpointError(f"the chat template failed: {shield.redact(error)}", _TEMPLATE_REMEDY) from None
         return _merged(shield.split(rendered))
 
     def _shielded(self, message: Message, shield: _Shield) -> dict[str, Any]:
@@ -251,9 +249,7 @@ class JinjaTemplate:
 
 
 BUILT_IN = LingTemplate()
-_TEMPLATE_REMEDY = (
-    "Use the chat template that came with the checkpoint, or remove it to get the built-in one."
-)
+_TEMPLATE_REMEDY = "Use the chat template that came with the checkpoint, or remove it to get the built-in one."
 _PROBE = (
     Message("system", "probe 1"),
     Message("user", "probe 2"),
@@ -309,10 +305,7 @@ class _Shield:
             return [_literal(rendered)]
         longest_first = sorted(self._originals, key=len, reverse=True)
         pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", rendered)
-        return [
-            _content(self._originals[piece]) if piece in self._originals else _literal(piece)
-            for piece in pieces
-        ]
+        return [_content(self._originals[piece]) if piece in self._originals else _literal(piece) for piece in pieces]
 
     def redact(self, error: Exception) -> str:
         """What a template said when it failed; it only ever saw placeholders."""

@@ -109,9 +109,7 @@ class Tokenizer:
         """The prompt of a conversation: template literals and contents tokenised apart."""
         ids: list[int] = []
         for segment in self.segments(messages, add_generation_prompt, tools):
-            ids.extend(
-                self.encode_trusted(segment.text) if segment.trusted else self.encode_text(segment.text)
-            )
+            ids.extend(self.encode_trusted(segment.text) if segment.trusted else self.encode_text(segment.text))
         return ids
 
     def _ids_of(self, tokens: Iterable[int | str]) -> tuple[int, ...]:
@@ -206,9 +204,7 @@ def _token_table(spec: Mapping[str, Any], added: Mapping[str, int]) -> dict[int,
     model = spec.get("model") or {}
     vocab = model.get("vocab")
     if model.get("type") != "BPE" or not isinstance(vocab, dict) or not vocab:
-        raise CheckpointError(
-            f"tokenizer.json holds a {model.get('type')} model, not BPE", COMPLETE_CHECKPOINT
-        )
+        raise CheckpointError(f"tokenizer.json holds a {model.get('type')} model, not BPE", COMPLETE_CHECKPOINT)
     return {token_id: token for token, token_id in {**vocab, **added}.items()}
 
 
@@ -226,9 +222,7 @@ def _template_source(directory: Path, settings: Mapping[str, Any]) -> str | None
 def _token_names(settings: Mapping[str, Any]) -> dict[str, str]:
     """bos_token, eos_token and pad_token by their text; older files wrap them in an object."""
     found = {name: settings.get(name) for name in ("bos_token", "eos_token", "pad_token")}
-    texts = {
-        name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()
-    }
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
@@ -247,9 +241,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist", "Give the directory of a complete checkpoint."
-        ) from None
+        raise CheckpointError(f"{path} does not exist", "Give the directory of a complete checkpoint.") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", COMPLETE_CHECKPOINT) from error
 

@@ -114,9 +114,7 @@ class DiagnoseRun:
     def _submit(self) -> None:
         again = len(self.attempts)
         sampling = replace(self.options.sampling, seed=self.options.sampling.seed + RETRY_SEED * again)
-        task = Task(
-            self._turns, sampling, self.budget.reasoning, self.schema, self.budget.answer, self._time_left()
-        )
+        task = Task(self._turns, sampling, self.budget.reasoning, self.schema, self.budget.answer, self._time_left())
         stage: Stage = "text" if self.budget.reasoning else "answer"
         self.attempts.append(Attempt(self._model.submit(task), sampling, stage))
 
@@ -142,13 +140,9 @@ class DiagnoseRun:
         try:
             answer = Differential.model_validate_json(attempt.answer)
         except ValidationError:
-            return Failure(
-                "bad_answer", "The model's answer is not of the form asked for.", True, "answer", again=True
-            )
+            return Failure("bad_answer", "The model's answer is not of the form asked for.", True, "answer", again=True)
         if not 1 <= len(answer.differential) <= self.options.max_dx or any(unknown_facts(answer, self.facts)):
-            return Failure(
-                "bad_answer", "The model's answer does not keep to the case.", True, "answer", again=True
-            )
+            return Failure("bad_answer", "The model's answer does not keep to the case.", True, "answer", again=True)
         self.answer = answer
         return None
 
@@ -191,9 +185,7 @@ def _failure(finish: Finish, stage: Stage) -> Failure | None:
     if finish == "stop":
         return None
     if finish == "length":
-        return Failure(
-            "too_long_answer", "The answer did not end within its tokens.", True, stage, again=True
-        )
+        return Failure("too_long_answer", "The answer did not end within its tokens.", True, stage, again=True)
     if finish == "timeout":
         return Failure("timeout", "The time ran out before an answer.", True, stage)
     if finish == "abort":

@@ -16,9 +16,7 @@ _PER = (
     r"(?:\s*(?:/|per |每)\s*"
     r"(?:kg|公斤|千克|min(?:ute)?|h(?:our|r)?|day|d|dose|m2|分钟|小时|日|天|次)(?![a-z]))*"
 )
-_DOSE = re.compile(
-    rf"{_AMOUNT}[\s-]*{_UNIT}(?![a-z])(?!\s*/\s*(?:d?l|ml|μl|分?升|毫升)){_PER}", re.IGNORECASE
-)
+_DOSE = re.compile(rf"{_AMOUNT}[\s-]*{_UNIT}(?![a-z])(?!\s*/\s*(?:d?l|ml|μl|分?升|毫升)){_PER}", re.IGNORECASE)
 
 
 def withhold_doses(text: str, chinese: bool) -> str:

@@ -80,10 +80,20 @@ def _parts(case: Case) -> Iterator[Iterable[_Row]]:
     yield _prose("complaint", case.chief_complaint, "chief_complaint")
     yield _prose("text", case.narrative, "narrative")
     yield (_finding(f, i, zh) for i, f in enumerate(case.findings))
-    for kind, name in (("history", "history"), ("family", "family"), ("social", "social"), ("procedure", "procedures")):
+    for kind, name in (
+        ("history", "history"),
+        ("family", "family"),
+        ("social", "social"),
+        ("procedure", "procedures"),
+    ):
         yield (_item(kind, item, f"{name}[{i}]", zh) for i, item in enumerate(getattr(case, name)))
     yield (
-        ("medication", _join(m.text, m.dose, m.route, m.status if m.status != "active" else None), f"medications[{i}]", False)
+        (
+            "medication",
+            _join(m.text, m.dose, m.route, m.status if m.status != "active" else None),
+            f"medications[{i}]",
+            False,
+        )
         for i, m in enumerate(case.medications)
     )
     yield _allergies(case)
@@ -114,7 +124,9 @@ def _patient(patient: Patient, zh: bool) -> Iterator[_Row]:
         pieces.append(_SEX[patient.sex_at_birth][zh])
     if patient.pregnancy and patient.pregnancy.status in _PREGNANCY:
         weeks = patient.pregnancy.weeks
-        pieces.append(_PREGNANCY[patient.pregnancy.status][zh] + (f" {_number(weeks)} {_UNITS['wk'][zh]}" if weeks else ""))
+        pieces.append(
+            _PREGNANCY[patient.pregnancy.status][zh] + (f" {_number(weeks)} {_UNITS['wk'][zh]}" if weeks else "")
+        )
     if patient.weight_kg:
         pieces.append(f"{_number(patient.weight_kg)} kg")
     if patient.height_cm:
@@ -148,7 +160,12 @@ def _item(kind: str, item: Item, path: str, zh: bool) -> _Row:
 
 def _allergies(case: Case) -> Iterator[_Row]:
     for i, allergy in enumerate(case.allergies):
-        yield "allergy", _join(allergy.substance, allergy.reaction, allergy.severity), f"allergies[{i}]", False
+        yield (
+            "allergy",
+            _join(allergy.substance, allergy.reaction, allergy.severity),
+            f"allergies[{i}]",
+            False,
+        )
     if case.no_known_allergies and not case.allergies:
         yield "allergy", "无已知过敏" if case.chinese else "no known allergies", "no_known_allergies", True
 

@@ -105,8 +105,7 @@ def _drop_codes(answer: Differential) -> tuple[Differential, tuple[dict[str, str
         if not _CODE.fullmatch(code)
     )
     kept = tuple(
-        d.model_copy(update={"codes": tuple(c for c in d.codes if _CODE.fullmatch(c))})
-        for d in answer.differential
+        d.model_copy(update={"codes": tuple(c for c in d.codes if _CODE.fullmatch(c))}) for d in answer.differential
     )
     return answer.model_copy(update={"differential": kept}), dropped
 
@@ -124,9 +123,7 @@ def _merge_duplicates(answer: Differential, context: Context) -> Differential:
 
 
 def _same(a: Diagnosis, b: Diagnosis) -> bool:
-    return normalized_name(a.name) == normalized_name(b.name) or bool(
-        a.codes and b.codes and a.codes[0] == b.codes[0]
-    )
+    return normalized_name(a.name) == normalized_name(b.name) or bool(a.codes and b.codes and a.codes[0] == b.codes[0])
 
 
 def _merge(a: Diagnosis, b: Diagnosis) -> Diagnosis:
@@ -223,9 +220,7 @@ def _withheld(value: Any, place: str, context: Context) -> Any:
 
 
 def _each(answer: Differential, change: Callable[[Diagnosis], Diagnosis]) -> Differential:
-    return answer.model_copy(
-        update={"differential": tuple(change(diagnosis) for diagnosis in answer.differential)}
-    )
+    return answer.model_copy(update={"differential": tuple(change(diagnosis) for diagnosis in answer.differential)})
 
 
 STEPS: tuple[Step, ...] = (

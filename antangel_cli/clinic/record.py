@@ -77,10 +77,7 @@ def build_record(run: DiagnoseRun, model: Model) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "notice": NOTICE["zh" if chinese else "en"],
         "language": "zh" if chinese else "en",
-        "facts": [
-            {"id": f.id, "kind": f.kind, "text": f.text, "path": f.path, "absent": f.absent}
-            for f in run.facts
-        ],
+        "facts": [{"id": f.id, "kind": f.kind, "text": f.text, "path": f.path, "absent": f.absent} for f in run.facts],
         "result": reviewed.answer.model_dump(mode="json") if reviewed else None,
         "checks": _checks(run, reviewed),
         "urgency_final": final_urgency(run.checks.urgency_floor, answered),

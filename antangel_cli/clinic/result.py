@@ -14,16 +14,21 @@ SCHEMA_ID = "antangel.ddx/1"
 Likelihood = Literal["very_likely", "likely", "possible", "unlikely"]
 Urgency = Literal["emergency", "urgent", "soon", "routine", "self_care", "undetermined"]
 Confidence = Literal["high", "moderate", "low"]
-StepKind = Literal[
-    "test", "imaging", "treatment", "referral", "monitoring", "history", "examination", "safety_net"
-]
+StepKind = Literal["test", "imaging", "treatment", "referral", "monitoring", "history", "examination", "safety_net"]
 Timing = Literal["now", "today", "days", "weeks", "if_worse"]
 
 LIKELIHOODS: tuple[Likelihood, ...] = ("very_likely", "likely", "possible", "unlikely")
 URGENCIES: tuple[Urgency, ...] = ("emergency", "urgent", "soon", "routine", "self_care", "undetermined")
 CONFIDENCES: tuple[Confidence, ...] = ("high", "moderate", "low")
 STEP_KINDS: tuple[StepKind, ...] = (
-    "test", "imaging", "treatment", "referral", "monitoring", "history", "examination", "safety_net"
+    "test",
+    "imaging",
+    "treatment",
+    "referral",
+    "monitoring",
+    "history",
+    "examination",
+    "safety_net",
 )
 TIMINGS: tuple[Timing, ...] = ("now", "today", "days", "weeks", "if_worse")
 

@@ -55,9 +55,7 @@ def batch_schema() -> Schema:
     for key in ("$schema", "$id", "title"):
         inner.pop(key)
     without_id = {"$ref": "#/$defs/CaseWithoutId"}
-    wrapped = _object(
-        id=inner["properties"]["id"], case={"anyOf": [{"$ref": "#/$defs/Case"}, without_id, _TEXT]}
-    )
+    wrapped = _object(id=inner["properties"]["id"], case={"anyOf": [{"$ref": "#/$defs/Case"}, without_id, _TEXT]})
     loose = {**inner, "required": [name for name in inner["required"] if name != "id"]}
     return {
         "$schema": DRAFT,
@@ -103,9 +101,7 @@ def _differential() -> Schema:
         likelihood={"enum": list(LIKELIHOODS)},
         codes=_array({"type": "string", "pattern": f"^{result.CODE_PATTERN}$"}),
     )
-    step = _object(
-        action=_TEXT, kind={"enum": list(STEP_KINDS)}, timing={"enum": list(TIMINGS)}, rationale=_TEXT
-    )
+    step = _object(action=_TEXT, kind={"enum": list(STEP_KINDS)}, timing={"enum": list(TIMINGS)}, rationale=_TEXT)
     return _object(
         summary=_TEXT,
         red_flags=_array(_object(finding=_TEXT, fact_ids=_array(_FACT_ID), concern=_TEXT)),
@@ -128,9 +124,7 @@ def _checks() -> Schema:
         points={"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 3}},
         spo2_scale={"enum": [1, 2]},
     )
-    fired = _object(
-        rule=_TEXT, family=_TEXT, urgency={"enum": list(ORDER)}, concern=_TEXT, fact_ids=_array(_TEXT)
-    )
+    fired = _object(rule=_TEXT, family=_TEXT, urgency={"enum": list(ORDER)}, concern=_TEXT, fact_ids=_array(_TEXT))
     remark = {
         "type": "object",
         "required": ["check", "message"],
@@ -162,9 +156,7 @@ def _checks() -> Schema:
 
 
 def _rules() -> Schema:
-    return _object(
-        version=_TEXT, hash=_HASH, reviewed=_BOOLEAN, reviewer=_or_null(_TEXT), source=_or_null(_TEXT)
-    )
+    return _object(version=_TEXT, hash=_HASH, reviewed=_BOOLEAN, reviewer=_or_null(_TEXT), source=_or_null(_TEXT))
 
 
 def _provenance() -> Schema:

@@ -71,9 +71,7 @@ class Scripted:
 
     def _pieces(self, number: int, task: Task) -> list[Piece]:
         text, answer = self._script(task)
-        parts: list[tuple[Stage, str]] = (
-            [("text", word) for word in text.split(" ")] if task.text_tokens else []
-        )
+        parts: list[tuple[Stage, str]] = [("text", word) for word in text.split(" ")] if task.text_tokens else []
         parts = [(stage, word if i == 0 else f" {word}") for i, (stage, word) in enumerate(parts)]
         if answer is not None and task.schema is not None:
             parts += [("answer", answer[i : i + 60]) for i in range(0, len(answer), 60)]

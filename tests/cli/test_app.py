@@ -20,9 +20,7 @@ COMMANDS = ("chat", "ask", "diagnose", "batch", "schema", "validate", "about")
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize(

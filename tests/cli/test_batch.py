@@ -95,9 +95,7 @@ def test_bad_lines_are_error_records_in_their_place(model: Scripted) -> None:
 
 
 def test_a_byte_order_mark_and_windows_ends_are_tolerated(model: Scripted) -> None:
-    _, records = batch(
-        b"\xef\xbb\xbf" + case_line("a").encode() + b"\r\n\r\n" + case_line("b").encode() + b"\r\n"
-    )
+    _, records = batch(b"\xef\xbb\xbf" + case_line("a").encode() + b"\r\n\r\n" + case_line("b").encode() + b"\r\n")
     assert outline(records) == [("a", "ok"), ("b", "ok")]
 
 

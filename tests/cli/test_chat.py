@@ -105,9 +105,7 @@ def test_system_text_is_added_and_replaces_nothing() -> None:
     assert system.endswith("\n\nAnswer in French.")
 
 
-def test_a_case_begins_anew_and_its_facts_are_sent(
-    case_file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_case_begins_anew_and_its_facts_are_sent(case_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     scripted = Scripted()
     talk = conversation(scripted)
     for message in ("hello", f"/case {case_file}", "What now?"):
@@ -188,9 +186,7 @@ def test_without_a_terminal_a_failure_is_the_exit_code(model: Scripted, tmp_path
     assert [task.turns[-1].content for task in model.tasks] == ["Fever?"]
 
 
-def test_a_case_that_is_none_ends_before_the_model_is_read(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_case_that_is_none_ends_before_the_model_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(load, "open_model", lambda *_: pytest.fail("the model was read"))
     path = tmp_path / "case.json"
     path.write_text("{}")

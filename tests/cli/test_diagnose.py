@@ -60,11 +60,7 @@ def test_json_is_the_envelope_alone(model: Scripted, case: str) -> None:
 
 def test_reasoning_is_shown_last_and_only_when_asked_for(model: Scripted, case: str) -> None:
     assert "sweating fit" not in run("diagnose", case).stdout
-    assert (
-        run("diagnose", case, "--reasoning", "show")
-        .stdout.rstrip()
-        .endswith("The pain and the sweating fit.")
-    )
+    assert run("diagnose", case, "--reasoning", "show").stdout.rstrip().endswith("The pain and the sweating fit.")
     assert "reasoning" not in json.loads(run("diagnose", case, "--json").stdout)
     shown = json.loads(run("diagnose", case, "--reasoning", "show", "--json").stdout)
     assert shown["reasoning"] == "The pain and the sweating fit."
@@ -106,9 +102,7 @@ def test_stdin_is_read_for_a_dash(model: Scripted) -> None:
     assert "Crushing chest pain" in model.tasks[0].turns[-1].content
 
 
-def test_the_demonstration_model_is_never_taken_for_the_real_one(
-    monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_the_demonstration_model_is_never_taken_for_the_real_one(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     use(monkeypatch, Scripted(demonstration=True))
     page = run("diagnose", case, "-q")
     assert page.stdout.splitlines()[0] == DEMONSTRATION["en"]
@@ -228,9 +222,7 @@ def test_ask_that_fails_is_exit_5(monkeypatch: pytest.MonkeyPatch, finish: str) 
     assert run("ask", "Fever?").exit_code == 5
 
 
-def test_validate_shows_facts_and_warnings(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validate_shows_facts_and_warnings(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "open_model", lambda *_: pytest.fail("the model was read"))
     result = run("validate", case)
     assert result.exit_code == 0, result.stderr
@@ -263,9 +255,7 @@ def test_the_example_case_can_be_diagnosed(model: Scripted, tmp_path: Path) -> N
         assert run("diagnose", str(path)).exit_code == 0
 
 
-def test_about_says_what_answers_and_what_nobody_reviewed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_about_says_what_answers_and_what_nobody_reviewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(load, "EMBEDDED", tmp_path)
     text = run("about").stdout
     assert NOTICE["en"] in text

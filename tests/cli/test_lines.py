@@ -28,11 +28,7 @@ def read_all(data: bytes) -> list[bytes | None]:
     return found
 
 
-@given(
-    st.lists(
-        st.binary(max_size=20).map(lambda data: data.replace(b"\n", b"").replace(b"\r", b"")), max_size=9
-    )
-)
+@given(st.lists(st.binary(max_size=20).map(lambda data: data.replace(b"\n", b"").replace(b"\r", b"")), max_size=9))
 def test_lines_are_what_was_joined(wanted: list[bytes]) -> None:
     assert read_all(b"".join(line + b"\n" for line in wanted)) == wanted
 

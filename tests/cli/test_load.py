@@ -147,9 +147,7 @@ def test_the_manifest_hash_sees_one_changed_byte(checkpoint: Path, tmp_path: Pat
 
 def opening(path: Path, **settings: object) -> CommandError:
     with pytest.raises(CommandError) as caught:
-        load.open_model(
-            Settings(model=str(path), device="cpu", threads=1, **settings), lambda done, total: None
-        )  # type: ignore[arg-type]
+        load.open_model(Settings(model=str(path), device="cpu", threads=1, **settings), lambda done, total: None)  # type: ignore[arg-type]
     return caught.value
 
 

@@ -75,17 +75,13 @@ def _pieces(number: int, task: Task, script: Script) -> Iterable[Piece]:
     """A stage is played only if the task has it: no reasoning with `text_tokens` 0."""
     if task.text_tokens:
         last = script.ends_in == "text"
-        yield from _stage(
-            number, "text", script.reasoning, script.finish if last else "stop", last, script.finish
-        )
+        yield from _stage(number, "text", script.reasoning, script.finish if last else "stop", last, script.finish)
         if last:
             return
     yield from _stage(number, "answer", script.answer, script.finish, True, script.finish)
 
 
-def _stage(
-    number: int, stage: Stage, text: str, stage_finish: Finish, last: bool, finish: Finish
-) -> Iterable[Piece]:
+def _stage(number: int, stage: Stage, text: str, stage_finish: Finish, last: bool, finish: Finish) -> Iterable[Piece]:
     chunks = [text[i : i + PIECE] for i in range(0, len(text), PIECE)] or [""]
     for chunk in chunks[:-1]:
         yield Piece(number, stage, chunk, 1)
@@ -114,9 +110,7 @@ def answer(*differential: dict[str, Any], **about: Any) -> dict[str, Any]:
         "red_flags": [{"finding": "the complaint", "fact_ids": ["F2"], "concern": "serious cause"}],
         "differential": list(differential)
         or [diagnosis(name) for name in ("First disease", "Second disease", "Third disease")],
-        "next_steps": [
-            {"action": "take blood", "kind": "test", "timing": "now", "rationale": "to tell them apart"}
-        ],
+        "next_steps": [{"action": "take blood", "kind": "test", "timing": "now", "rationale": "to tell them apart"}],
         "missing_information": ["the time course"],
         "urgency_reason": "It may be serious.",
         "urgency": "soon",
@@ -128,7 +122,5 @@ def answer(*differential: dict[str, Any], **about: Any) -> dict[str, Any]:
 
 def model_saying(*answers: dict[str, Any] | str, **about: Any) -> ScriptedModel:
     """A model that gives these answers, one for each task."""
-    texts = [
-        a if isinstance(a, str) else json.dumps(a, ensure_ascii=False, separators=(",", ":")) for a in answers
-    ]
+    texts = [a if isinstance(a, str) else json.dumps(a, ensure_ascii=False, separators=(",", ":")) for a in answers]
     return ScriptedModel([Script(text) for text in texts or [json.dumps(answer())]], **about)

@@ -31,9 +31,7 @@ SECRET = "Zyxwvut"
 GOOD = json.dumps(answer())
 
 
-def run(
-    *answers: Any, case: Any = None, options: DiagnoseOptions | None = None, **about: Any
-) -> dict[str, Any]:
+def run(*answers: Any, case: Any = None, options: DiagnoseOptions | None = None, **about: Any) -> dict[str, Any]:
     record = diagnose(case or adult(), options or DiagnoseOptions(), model_saying(*answers, **about))
     jsonschema.validate(record, schema("result"))
     return record
@@ -87,9 +85,7 @@ def test_what_is_sent() -> None:
     assert SECRET not in task.turns[1].content
     assert (task.text_tokens, task.answer_tokens) == (100, ANSWER_TOKENS)
     assert task.schema is not None
-    assert task.schema["properties"]["red_flags"]["items"]["properties"]["fact_ids"]["items"] == {
-        "enum": ["F1", "F2"]
-    }
+    assert task.schema["properties"]["red_flags"]["items"]["properties"]["fact_ids"]["items"] == {"enum": ["F1", "F2"]}
 
 
 def test_reasoning_off() -> None:
@@ -111,9 +107,7 @@ def test_reasoning_is_shown_only_when_asked_for(reasoning: Any, shown: bool) -> 
 def test_pieces_are_seen_as_they_come() -> None:
     seen: list[Piece] = []
     diagnose(adult(), DiagnoseOptions(), model_saying(), seen.append)
-    assert (
-        "".join(piece.text for piece in seen if piece.stage == "answer") == model_saying().scripts[0].answer
-    )
+    assert "".join(piece.text for piece in seen if piece.stage == "answer") == model_saying().scripts[0].answer
     assert seen[-1].finish == "stop"
 
 
@@ -136,9 +130,7 @@ BAD = [
     "{}",
     json.dumps({**answer(), "extra": SECRET}),
     json.dumps({**answer(), "urgency": SECRET}),
-    json.dumps(
-        answer(diagnosis("A", supporting=[{"fact_id": "F99", "why": SECRET}]), diagnosis("B"), diagnosis("C"))
-    ),
+    json.dumps(answer(diagnosis("A", supporting=[{"fact_id": "F99", "why": SECRET}]), diagnosis("B"), diagnosis("C"))),
     json.dumps({**answer(), "differential": []}),
     json.dumps(answer(*[diagnosis(str(i)) for i in range(6)])),
 ]
@@ -147,9 +139,7 @@ BAD = [
 @pytest.mark.parametrize("bad", BAD)
 def test_one_retry_then_error(bad: str) -> None:
     model = ScriptedModel([Script(bad)])
-    record = diagnose(
-        adult(vitals=vitals(respiratory_rate=30)), DiagnoseOptions(sampling=Sampling(seed=7)), model
-    )
+    record = diagnose(adult(vitals=vitals(respiratory_rate=30)), DiagnoseOptions(sampling=Sampling(seed=7)), model)
     jsonschema.validate(record, schema("result"))
     assert [task.sampling.seed for task in model.tasks] == [7, 1007]
     assert (record["status"], record["result"]) == ("error", None)

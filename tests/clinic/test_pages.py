@@ -60,9 +60,7 @@ def odd_answer() -> dict[str, Any]:
         diagnosis("a", likelihood="unlikely", codes=["E16.2", "nonsense"]),
         diagnosis("B", cant_miss=True, likelihood="likely", missing=[], discriminating_test=""),
         urgency="routine",
-        next_steps=[
-            {"action": "glucose 20 g by mouth", "kind": "treatment", "timing": "now", "rationale": ""}
-        ],
+        next_steps=[{"action": "glucose 20 g by mouth", "kind": "treatment", "timing": "now", "rationale": ""}],
         red_flags=[],
         missing_information=[],
     )
@@ -70,9 +68,7 @@ def odd_answer() -> dict[str, Any]:
 
 def records() -> dict[str, tuple[dict[str, Any], Case]]:
     """The records whose pages are stored."""
-    example_en, example_zh = (
-        read_case(json.dumps(example("case", zh)).encode(), None) for zh in (False, True)
-    )
+    example_en, example_zh = (read_case(json.dumps(example("case", zh)).encode(), None) for zh in (False, True))
     timeout = ScriptedModel([Script("", finish="timeout", ends_in="text")], demonstration=True)
     return {
         "example.en": (example("result"), example_en),

@@ -68,9 +68,7 @@ def test_duplicates_are_merged(a: str, b: str) -> None:
 
 
 def test_same_code_is_the_same_diagnosis() -> None:
-    result = reviewed(
-        answer(diagnosis("PE", codes=["I26.99"]), diagnosis("Lung clot", codes=["I26.99"]), *OTHERS)
-    )
+    result = reviewed(answer(diagnosis("PE", codes=["I26.99"]), diagnosis("Lung clot", codes=["I26.99"]), *OTHERS))
     assert [d.name for d in result.answer.differential][:2] == ["PE", "Second disease"]
 
 
@@ -114,9 +112,7 @@ def test_absent_finding_in_support_is_remarked() -> None:
 
 
 def test_absent_finding_against_is_fine() -> None:
-    assert (
-        reviewed(answer(diagnosis("A", contradicting=[{"fact_id": "F3", "why": "x"}]), *OTHERS)).remarks == ()
-    )
+    assert reviewed(answer(diagnosis("A", contradicting=[{"fact_id": "F3", "why": "x"}]), *OTHERS)).remarks == ()
 
 
 def test_red_flag_on_an_absent_finding_is_remarked() -> None:

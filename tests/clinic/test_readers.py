@@ -27,9 +27,7 @@ SECRET = "Zyxwvut"
 LAB = '{"schema": "antangel.case/1", "id": "a", "labs": [{"name": "x", "value": VALUE}]}'
 
 
-def refusal(
-    data: bytes | str | dict[str, Any], name: str | None = None, input_format: str = "auto"
-) -> InputError:
+def refusal(data: bytes | str | dict[str, Any], name: str | None = None, input_format: str = "auto") -> InputError:
     """The error an input is refused with."""
     if isinstance(data, dict):
         data = json.dumps({"schema": "antangel.case/1", "id": "t", **data})
@@ -314,9 +312,7 @@ def test_short_words_are_not_taken_for_slips() -> None:
 
 
 def test_nothing_shows_a_patients_words(caplog: pytest.LogCaptureFixture) -> None:
-    case = make_case(
-        chief_complaint=SECRET, findings=[{"text": SECRET}], labs=[{"name": SECRET, "value": SECRET}]
-    )
+    case = make_case(chief_complaint=SECRET, findings=[{"text": SECRET}], labs=[{"name": SECRET, "value": SECRET}])
     logging.getLogger().warning("%r %s %r %r", case, case, case.findings, facts(case))
     assert SECRET not in caplog.text
 

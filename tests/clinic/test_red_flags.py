@@ -85,9 +85,7 @@ def test_silent_for_the_family(rule: str, patient: dict[str, Any], english: str,
     ids=lambda v: v if isinstance(v, str) and v.islower() and " " not in v else "",
 )
 def test_silent_when_absent(rule: str, patient: dict[str, Any], english: str, chinese: str) -> None:
-    absent = [
-        {"text": text, "status": status} for text in (english, chinese) for status in ("absent", "unknown")
-    ]
+    absent = [{"text": text, "status": status} for text in (english, chinese) for status in ("absent", "unknown")]
     assert rule not in fired("Cough.", patient, findings=absent)
 
 

@@ -165,9 +165,7 @@ def test_unclear_times_are_reported(time: str) -> None:
 def test_vitals_in_text(text: str, expected: dict[str, float]) -> None:
     checks = checked(prose(text))
     found = {
-        w["quantity"]: float(w["value"].split()[0])
-        for w in checks.input_warnings
-        if w["code"] == "read_from_text"
+        w["quantity"]: float(w["value"].split()[0]) for w in checks.input_warnings if w["code"] == "read_from_text"
     }
     assert found == expected
 

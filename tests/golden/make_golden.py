@@ -69,9 +69,7 @@ def layer_state(weights: dict[str, Tensor], config: dict[str, Any], layer: int) 
     prefix = f"model.layers.{layer}."
     own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     heads, kv_heads, width = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    q, k, v = own["attention.query_key_value.weight"].split(
-        (heads * width, kv_heads * width, kv_heads * width)
-    )
+    q, k, v = own["attention.query_key_value.weight"].split((heads * width, kv_heads * width, kv_heads * width))
     state = {
         "self_attn.q_proj.weight": q,
         "self_attn.k_proj.weight": k,

@@ -14,7 +14,9 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_foreign_package_of_our_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").touch()
-    done = _run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import kernels; sys.path.pop(0); import antangel_cli")
+    done = _run(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import kernels; sys.path.pop(0); import antangel_cli"
+    )
     assert done.returncode != 0
     assert "another package named kernels" in done.stderr
 

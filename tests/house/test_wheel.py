@@ -46,7 +46,9 @@ def test_carries_the_bundled_folders(names: list[str], path: str) -> None:
 
 
 def test_carries_the_weights_and_the_rules(names: list[str]) -> None:
-    assert any(name.startswith("antangel_cli/_bundled/nano/checkpoint/") and name.endswith(".safetensors") for name in names)
+    assert any(
+        name.startswith("antangel_cli/_bundled/nano/checkpoint/") and name.endswith(".safetensors") for name in names
+    )
     assert "antangel_cli/clinic/rules/red_flags.toml" in names
 
 
@@ -58,6 +60,10 @@ def test_an_unpacked_wheel_imports_its_own_folders(wheel: Path, tmp_path: Path) 
         "print(runtime.__file__); from antangel_cli.clinic.prompt import load_prompt; load_prompt('diagnose', True)"
     )
     out = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-I", "-c", code, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert out.stdout.strip() == str(tmp_path / "antangel_cli" / "_bundled" / "runtime" / "__init__.py")

@@ -158,9 +158,7 @@ def test_attention(op: Any, dtype: torch.dtype) -> None:
     ]
     q = random(43, HEADS, WIDTH, dtype=dtype)
     expected = torch.cat([plain_attention(q, span) for span in spans])
-    assert torch.allclose(
-        attend(op, q, spans).double(), expected, atol=1e-5 if dtype == torch.float32 else 2e-2
-    )
+    assert torch.allclose(attend(op, q, spans).double(), expected, atol=1e-5 if dtype == torch.float32 else 2e-2)
     assert torch.equal(attend(op, q, spans), attend(reference.paged_attention, q, spans))
 
 

@@ -73,7 +73,9 @@ def test_padding_does_not_change_the_loss(network: Network) -> None:
     pad = torch.nn.functional.pad
     padded = Batch("x", plain.prefix, pad(plain.rows, (0, 7)), pad(weights, (0, 7)), pad(real, (0, 7)))
     with torch.no_grad():
-        assert losses(network, plain, True)[0].item() == pytest.approx(losses(network, padded, True)[0].item(), abs=1e-5)
+        assert losses(network, plain, True)[0].item() == pytest.approx(
+            losses(network, padded, True)[0].item(), abs=1e-5
+        )
 
 
 def test_shards_are_small_and_the_checkpoint_is_whole(folder: Path) -> None:
@@ -87,7 +89,15 @@ def test_shards_are_small_and_the_checkpoint_is_whole(folder: Path) -> None:
 def test_shape_is_in_the_familys_proportions() -> None:
     s = Shape()
     assert s.num_attention_heads * s.head_dim == s.hidden_size
-    assert all(width % 128 == 0 for width in (s.hidden_size, s.intermediate_size, s.moe_intermediate_size, s.num_key_value_heads * s.head_dim))
+    assert all(
+        width % 128 == 0
+        for width in (
+            s.hidden_size,
+            s.intermediate_size,
+            s.moe_intermediate_size,
+            s.num_key_value_heads * s.head_dim,
+        )
+    )
     assert (s.n_group, s.topk_group) == (8, 4)
     assert s.num_experts % s.n_group == 0
 
@@ -97,14 +107,17 @@ def test_special_tokens_stand_in_the_familys_order() -> None:
     assert SPECIAL_TOKENS[:2] == ("<|startoftext|>", "<|endoftext|>")
     assert SPECIAL_TOKENS[4] == "<|role_end|>"
     assert SPECIAL_TOKENS[-2:] == ("<role>", "</role>")
-    assert VOCAB_ROWS == Shape().vocab_size
+    assert Shape().vocab_size == VOCAB_ROWS
     assert r"\p{N}|" in PATTERN
 
 
 def test_training_text_is_tokenised_as_the_runtime_does(folder: Path) -> None:
     from tokenizers import Tokenizer as Raw
 
-    encoder, tokenizer = Encoder(Raw.from_file(str(folder / "tokenizer.json"))), Tokenizer.from_directory(folder)
+    encoder, tokenizer = (
+        Encoder(Raw.from_file(str(folder / "tokenizer.json"))),
+        Tokenizer.from_directory(folder),
+    )
     for zh in (False, True):
         example = diagnose_example(load_world(), 11, zh)
         sent = tokenizer.render([Message("system", example.system), Message("user", example.user)])

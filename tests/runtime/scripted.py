@@ -34,9 +34,7 @@ class ScriptedModel:
         self.batches.append(batch)
         keys = batch.token_ids.float()[:, None, None].expand(-1, *cache.keys.shape[3:])
         cache.write(0, batch.slots, keys, keys)
-        rows = [
-            h for span in batch.spans for h in self._hashes(span.blocks, span.context, span.length, cache)
-        ]
+        rows = [h for span in batch.spans for h in self._hashes(span.blocks, span.context, span.length, cache)]
         return torch.tensor(rows, dtype=torch.int64)[:, None]
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -46,10 +46,7 @@ def test_inventory_of_the_real_models(config: dict[str, Any], tensors: int, bf16
 
 
 def test_names_and_shapes_of_the_real_model() -> None:
-    specs = {
-        s.name: s
-        for s in expected_tensors(ModelConfig.from_dict(LING_FLASH | {"num_nextn_predict_layers": 1}))
-    }
+    specs = {s.name: s for s in expected_tensors(ModelConfig.from_dict(LING_FLASH | {"num_nextn_predict_layers": 1}))}
     for name, shape in {
         "model.word_embeddings.weight": (157184, 4096),
         "model.layers.0.mlp.up_proj.weight": (9216, 4096),
@@ -90,9 +87,7 @@ def test_every_problem_is_listed_before_anything_is_read(tmp_path: Path) -> None
         Checkpoint.open(*changed(tmp_path, change))
     text = raised.value.message
     assert re.search(r"missing +model\.norm\.weight: expected \[128\], found none", text)
-    assert re.search(
-        r"shape +model\.layers\.1\.mlp\.gate\.weight: expected \[8, 128\], found \[4, 128\]", text
-    )
+    assert re.search(r"shape +model\.layers\.1\.mlp\.gate\.weight: expected \[8, 128\], found \[4, 128\]", text)
     assert re.search(r"type +lm_head\.weight: expected one of BF16, F16, F32, found I8", text)
     assert re.search(r"extra +model\.layers\.9\.odd\.weight: found \[3\] F32", text)
     assert "Download" in raised.value.remedy
@@ -151,9 +146,7 @@ def sharded(path: Path) -> Path:
 
 def test_sharded_equals_single(tmp_path: Path) -> None:
     single = make_tiny_checkpoint(tmp_path / "single")
-    models = [
-        load(path, ModelConfig.from_directory(path)) for path in (single, sharded(tmp_path / "sharded"))
-    ]
+    models = [load(path, ModelConfig.from_directory(path)) for path in (single, sharded(tmp_path / "sharded"))]
     logits = [run(model, make_cache(model), [(0, [1, 2, 3], 0)]) for model in models]
     assert torch.equal(*logits)
 
@@ -182,9 +175,7 @@ QUANTISED = [
 
 
 @pytest.mark.parametrize(("suffix", "dtype", "named"), QUANTISED)
-def test_quantised_weights_are_refused_by_name(
-    tmp_path: Path, suffix: str, dtype: torch.dtype, named: str
-) -> None:
+def test_quantised_weights_are_refused_by_name(tmp_path: Path, suffix: str, dtype: torch.dtype, named: str) -> None:
     def change(tensors: dict[str, Tensor]) -> None:
         tensors[f"model.layers.1.attention.dense.{suffix}"] = torch.zeros(1, 1, dtype=dtype)
 

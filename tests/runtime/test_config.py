@@ -80,9 +80,7 @@ def test_aliases() -> None:
     scale = without(LING_FLASH, "routed_scaling_factor") | {"moe_router_topk_scaling_factor": 2.5}
     rotary = without(LING_FLASH, "partial_rotary_factor") | {"rotary_dim": 64}
     rope = {"rope_theta": 600000, "rope_type": "default", "partial_rotary_factor": 0.5}
-    block = without(LING_FLASH, "rope_theta", "rope_scaling", "partial_rotary_factor") | {
-        "rope_parameters": rope
-    }
+    block = without(LING_FLASH, "rope_theta", "rope_scaling", "partial_rotary_factor") | {"rope_parameters": rope}
     for spelling in (scale, rotary, block, LING_FLASH | {"use_expert_bias": True}):
         assert ModelConfig.from_dict(spelling) == plain
 
@@ -95,12 +93,8 @@ def test_rope_parameters_with_yarn() -> None:
         "factor": 4.0,
         "original_max_position_embeddings": 32768,
     }
-    new = without(LING_FLASH, "rope_theta", "rope_scaling", "partial_rotary_factor") | {
-        "rope_parameters": block
-    }
-    old = LING_FLASH | {
-        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-    }
+    new = without(LING_FLASH, "rope_theta", "rope_scaling", "partial_rotary_factor") | {"rope_parameters": block}
+    old = LING_FLASH | {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}
     assert ModelConfig.from_dict(new) == ModelConfig.from_dict(old)
     assert ModelConfig.from_dict(new).context == 131072
 

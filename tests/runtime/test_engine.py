@@ -148,9 +148,7 @@ def test_forced_tokens_change_nothing_but_the_number_of_steps(kind: str, checkpo
 @pytest.mark.parametrize("kind", ["scripted", "model"])
 def test_constrained_output_is_always_valid(kind: str, checkpoint: Path) -> None:
     hot = Stage(SamplingParams(temperature=3.0, top_k=0, top_p=1.0), 200, schema=SCHEMA)
-    requests = [
-        Request(prompt(f"{i}"), (replace(hot, params=replace(hot.params, seed=i)),)) for i in range(8)
-    ]
+    requests = [Request(prompt(f"{i}"), (replace(hot, params=replace(hot.params, seed=i)),)) for i in range(8)]
     engine = engines(kind, checkpoint, replace(CONFIG, kv_blocks=400))
     answers = []
     for events in run(engine, requests):
@@ -163,9 +161,7 @@ def test_constrained_output_is_always_valid(kind: str, checkpoint: Path) -> None
 
 
 def test_streamed_text_is_the_decoded_text(checkpoint: Path) -> None:
-    for events in run(
-        Engine.load(checkpoint, CONFIG), [ask(60), ask(60, replace(FREE, temperature=9, top_k=0))]
-    ):
+    for events in run(Engine.load(checkpoint, CONFIG), [ask(60), ask(60, replace(FREE, temperature=9, top_k=0))]):
         ids = [event.token_id for event in events]
         data = b"".join(map(TOKENIZER.token_bytes, ids))
         decoded = TOKENIZER.decode(ids)
@@ -404,9 +400,7 @@ def test_a_perfect_draft_is_counted_as_such() -> None:
     model = engine._model
     assert isinstance(model, ScriptedModel)
     model.has_mtp = True
-    measured = Engine(
-        model, engine.model_config, TOKENIZER, replace(CONFIG, max_batch_tokens=7), measure_mtp=True
-    )
+    measured = Engine(model, engine.model_config, TOKENIZER, replace(CONFIG, max_batch_tokens=7), measure_mtp=True)
     requests = [ask(12, ENDLESS), ask(9, ENDLESS, text="another"), ask(9)]
     events = run(measured, requests)
     stats = measured.stats()

@@ -34,9 +34,7 @@ def test_cores_are_those_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.usable_cores() == 3
 
 
-@pytest.mark.parametrize(
-    ("features", "expected"), [({"avx2"}, torch.float32), ({"avx512_bf16"}, torch.bfloat16)]
-)
+@pytest.mark.parametrize(("features", "expected"), [({"avx2"}, torch.float32), ({"avx512_bf16"}, torch.bfloat16)])
 def test_auto_is_bfloat16_only_where_that_is_fast(
     monkeypatch: pytest.MonkeyPatch, features: set[str], expected: torch.dtype
 ) -> None:

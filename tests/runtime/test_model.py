@@ -112,9 +112,7 @@ def test_observer_sees_every_expert_layer(directory: Path) -> None:
 def test_what_it_tells_of_itself(directory: Path) -> None:
     done: list[tuple[int, int]] = []
     config = ModelConfig.from_directory(directory)
-    model = DecoderModel.load(
-        directory, config, EngineConfig(dtype="bfloat16"), lambda *step: done.append(step)
-    )
+    model = DecoderModel.load(directory, config, EngineConfig(dtype="bfloat16"), lambda *step: done.append(step))
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert model.has_mtp
     assert model.cache_layers == 4

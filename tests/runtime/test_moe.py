@@ -99,9 +99,7 @@ def test_bias_chooses_but_does_not_weigh(op: Any) -> None:
 def test_bias_is_not_rounded(op: Any) -> None:
     """A difference that bfloat16 cannot hold decides between two experts."""
     bias = torch.tensor([1.0, 1.0 + 1e-4])
-    ids, _ = op(
-        torch.zeros(1, 4), torch.zeros(2, 4), bias, experts_per_token=1, groups=1, groups_kept=1, scale=1.0
-    )
+    ids, _ = op(torch.zeros(1, 4), torch.zeros(2, 4), bias, experts_per_token=1, groups=1, groups_kept=1, scale=1.0)
     assert ids.tolist() == [[1]]
     assert bias.bfloat16()[0] == bias.bfloat16()[1]
 
@@ -120,9 +118,7 @@ def test_routing_does_not_depend_on_the_batch(op: Any) -> None:
 def expert_loop(x: Tensor, ids: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     inner = down.shape[2]
     rows = [
-        torch.stack(
-            [down[e] @ (F.silu(gate_up[e, :inner] @ row) * (gate_up[e, inner:] @ row)) for e in chosen]
-        )
+        torch.stack([down[e] @ (F.silu(gate_up[e, :inner] @ row) * (gate_up[e, inner:] @ row)) for e in chosen])
         for row, chosen in zip(x, ids.tolist(), strict=True)
     ]
     return torch.stack(rows)

@@ -90,9 +90,7 @@ def test_is_found_by_its_tensors(declared: int, tmp_path: Path) -> None:
     assert model.has_mtp
     assert model.config.num_nextn_predict_layers == 1
     assert model.cache_layers == config.num_hidden_layers + 1
-    without = {
-        k: v for k, v in weights.items() if not k.startswith(f"model.layers.{config.num_hidden_layers}.")
-    }
+    without = {k: v for k, v in weights.items() if not k.startswith(f"model.layers.{config.num_hidden_layers}.")}
     model = load(save_checkpoint(tmp_path / "without", without), config)
     assert not model.has_mtp
     assert model.cache_layers == config.num_hidden_layers

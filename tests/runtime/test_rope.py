@@ -52,9 +52,7 @@ def test_table_is_scaled_by_the_attention_factor() -> None:
 
 def test_factor_is_explicit_whatever_max_position_embeddings_says() -> None:
     for positions in (32768, 131072):
-        scaled = ModelConfig.from_dict(
-            tiny_config(head_dim=128, max_position_embeddings=positions, rope_scaling=YARN)
-        )
+        scaled = ModelConfig.from_dict(tiny_config(head_dim=128, max_position_embeddings=positions, rope_scaling=YARN))
         assert inverse_frequencies(scaled)[31].item() == pytest.approx(FREQUENCIES[31][1], rel=1e-6)
         assert scaled.context == 131072
 

@@ -128,9 +128,7 @@ def test_the_grammar_comes_before_everything() -> None:
     assert {draw(logits, spread, position, allowed=allowed) for position in range(50)} == {2, 3}
 
 
-@pytest.mark.parametrize(
-    "params", [GREEDY, SamplingParams(temperature=9, top_k=0, top_p=1), SamplingParams()]
-)
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=9, top_k=0, top_p=1), SamplingParams()])
 def test_padding_is_never_drawn(params: SamplingParams) -> None:
     logits = torch.zeros(1, 8)
     logits[0, 5:] = 50.0

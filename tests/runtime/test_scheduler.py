@@ -11,12 +11,8 @@ from runtime.scheduler import Commit, Scheduler
 from runtime.sequence import Batch, Sequence
 
 
-def make(
-    blocks: int = 8, block_size: int = 4, max_batch_tokens: int = 8, max_sequences: int = 4
-) -> Scheduler:
-    return Scheduler(
-        BlockAllocator(blocks), block_size, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences
-    )
+def make(blocks: int = 8, block_size: int = 4, max_batch_tokens: int = 8, max_sequences: int = 4) -> Scheduler:
+    return Scheduler(BlockAllocator(blocks), block_size, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
 
 
 def add(scheduler: Scheduler, sequence_id: int, length: int, limit: int | None = None) -> Sequence:
@@ -164,9 +160,7 @@ class Scheduling(RuleBasedStateMachine):
         assert len(set(batch.slots.tolist())) == len(batch.slots)
         for span in batch.spans:
             rows = range(span.start, span.start + span.length)
-            expected = [
-                span.blocks[p // 4] * 4 + p % 4 for p in range(span.context, span.context + span.length)
-            ]
+            expected = [span.blocks[p // 4] * 4 + p % 4 for p in range(span.context, span.context + span.length)]
             assert [int(batch.slots[row]) for row in rows] == expected
 
     @invariant()

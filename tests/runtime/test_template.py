@@ -51,9 +51,7 @@ VECTORS: list[tuple[list[Message], bool, str]] = [
     (
         [USER, Message("assistant", "ok", tool_calls=CALLS), Message("tool", "r1"), Message("tool", "r2")],
         True,
-        OFF
-        + ASK.format("Hi")
-        + '<role>ASSISTANT</role>ok\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n'
+        OFF + ASK.format("Hi") + '<role>ASSISTANT</role>ok\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n'
         '</tool_call>\n<tool_call>\n{"name": "g", "arguments": {"b": 2}}\n</tool_call><|role_end|>'
         "<role>OBSERVATION</role>\n<tool_response>\nr1\n</tool_response>\n<tool_response>\nr2\n</tool_response>"
         "<|role_end|><role>ASSISTANT</role>",
@@ -127,9 +125,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=5,
 )
-TOOL_CALLS = st.lists(
-    st.builds(ToolCall, TEXTS, TEXTS | st.dictionaries(TEXTS, JSON, max_size=3)), max_size=2
-).map(tuple)
+TOOL_CALLS = st.lists(st.builds(ToolCall, TEXTS, TEXTS | st.dictionaries(TEXTS, JSON, max_size=3)), max_size=2).map(
+    tuple
+)
 MESSAGES = st.lists(
     st.builds(Message, st.sampled_from(["system", "user"]), TEXTS)
     | st.builds(Message, st.just("tool"), TEXTS | st.none())
@@ -144,9 +142,7 @@ MESSAGES = st.lists(
     prompt=st.booleans(),
     tools=st.none() | st.lists(st.dictionaries(TEXTS, JSON), max_size=2),
 )
-def test_both_renderers_agree(
-    messages: list[Message], prompt: bool, tools: list[dict[str, Any]] | None
-) -> None:
+def test_both_renderers_agree(messages: list[Message], prompt: bool, tools: list[dict[str, Any]] | None) -> None:
     ours, jinja = (template.segments(messages, prompt, tools) for template in RENDERERS)
     assert text_of(ours) == text_of(jinja)
 
@@ -237,9 +233,7 @@ def test_a_broken_template_is_replaced_and_says_why(source: str, why: str) -> No
 
 
 def test_a_working_template_is_used() -> None:
-    base = (
-        "{% for m in messages %}<role>{{ m.role | upper | replace('USER', 'HUMAN') }}</role>{{ m.content }}"
-    )
+    base = "{% for m in messages %}<role>{{ m.role | upper | replace('USER', 'HUMAN') }}</role>{{ m.content }}"
     base += "{% endfor %}{% if add_generation_prompt %}<role>ASSISTANT</role>{% endif %}{{ eos_token }}"
     template, _ = choose_template(base, {"eos_token": "<|endoftext|>"})
     text = text_of(template.segments([Message("system", "S"), USER]))

@@ -16,9 +16,7 @@ from tests.runtime.tiny import SPECIAL_COUNT, VOCABULARY, make_tiny_checkpoint, 
 TOKENIZER = Tokenizer(tokenizer_json())
 REFERENCE = HuggingFaceTokenizer.from_str(tokenizer_json())
 SPECIAL = st.sampled_from([*special_tokens()[:9], "<role>", "</role>", "<|role_end|", "<<role>"])
-TEXTS = st.lists(SPECIAL | st.text(max_size=8) | st.sampled_from(["患者", "e\u0301", " the", "\r\n"])).map(
-    "".join
-)
+TEXTS = st.lists(SPECIAL | st.text(max_size=8) | st.sampled_from(["患者", "e\u0301", " the", "\r\n"])).map("".join)
 
 
 @settings(max_examples=150, deadline=None)
@@ -100,9 +98,7 @@ def test_damaged_files_are_refused(tmp_path: Path, content: str | None, why: str
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.integers(0, VOCABULARY - 1), max_size=40) | st.text(max_size=20).map(TOKENIZER.encode_text)
-)
+@given(st.lists(st.integers(0, VOCABULARY - 1), max_size=40) | st.text(max_size=20).map(TOKENIZER.encode_text))
 def test_a_stream_is_the_decoded_text_less_an_unfinished_character(ids: list[int]) -> None:
     decoder = StreamDecoder(TOKENIZER)
     pieces = [decoder.push(token_id) for token_id in ids] + [decoder.finish()]

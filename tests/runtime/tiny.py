@@ -105,9 +105,7 @@ def tiny_config(**overrides: Any) -> dict[str, Any]:
     return config | overrides
 
 
-def make_tiny_checkpoint(
-    path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
-) -> Path:
+def make_tiny_checkpoint(path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> Path:
     """Writes config, tokenizer and random weights; overrides are keys of config.json."""
     config = tiny_config(**overrides)
     path.mkdir(parents=True, exist_ok=True)
@@ -146,8 +144,7 @@ def _tensors(config: dict[str, Any], seed: int, dtype: torch.dtype) -> dict[str,
     for layer in range(layers, layers + drafting):
         prefix = f"model.layers.{layer}."
         tensors |= {
-            prefix + f"{n}.weight": torch.ones(width, dtype=dtype)
-            for n in ("enorm", "hnorm", "final_layernorm")
+            prefix + f"{n}.weight": torch.ones(width, dtype=dtype) for n in ("enorm", "hnorm", "final_layernorm")
         }
         tensors[prefix + "eh_proj.weight"] = matrix(width, 2 * width)
     return tensors
@@ -179,9 +176,7 @@ def _feed_forward(
     for i in range(config["num_experts"]):
         tensors |= _swiglu(f"mlp.experts.{i}.", width, expert, matrix)
     shared = config["moe_shared_expert_intermediate_size"]
-    return tensors | (
-        _swiglu("mlp.shared_experts.", width, shared, matrix) if config["num_shared_experts"] else {}
-    )
+    return tensors | (_swiglu("mlp.shared_experts.", width, shared, matrix) if config["num_shared_experts"] else {})
 
 
 def _swiglu(prefix: str, width: int, inner: int, matrix: Any) -> dict[str, Tensor]:

@@ -69,11 +69,7 @@ def run_checks(case: Case, rows: Sequence[Fact], accept_implausible: bool = Fals
     """Run every check; `rows` are the facts whose numbers the findings cite."""
     read = vitals_in_text(rows, measure(case))
     aside = set_aside(read.values)
-    values = (
-        read.values
-        if accept_implausible
-        else tuple(v for v in read.values if v not in impossible(read.values))
-    )
+    values = read.values if accept_implausible else tuple(v for v in read.values if v not in impossible(read.values))
     score = news2(case, values)
     fired = red_flags(case, rows, values)
     return Checks(
@@ -103,9 +99,7 @@ def _warnings(case: Case, read: Measured) -> Iterator[dict[str, Any]]:
     yield from warnings(case, read)
 
 
-def _worded(
-    found: Iterator[dict[str, Any]], rows: Sequence[Fact], chinese: bool
-) -> tuple[dict[str, Any], ...]:
+def _worded(found: Iterator[dict[str, Any]], rows: Sequence[Fact], chinese: bool) -> tuple[dict[str, Any], ...]:
     return tuple(_with_fact({**w, "message": warning_message(w, chinese)}, rows) for w in found)
 
 

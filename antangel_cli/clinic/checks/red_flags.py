@@ -103,9 +103,7 @@ def red_flags(case: Case, rows: Sequence[Fact], values: Sequence[Value]) -> tupl
 def red_flags_in_text(text: str) -> tuple[Fired, ...]:
     """The rules that fire for free text of which nothing else is known: a question, a chat message."""
     stated = statements((Fact("text", "text", text, "text"),))
-    known = (
-        rule for rule in rules() if rule.sex is None and not rule.pregnancy and rule.ages == (0.0, 1000.0)
-    )
+    known = (rule for rule in rules() if rule.sex is None and not rule.pregnancy and rule.ages == (0.0, 1000.0))
     return tuple(hit for hit in (_fire(rule, stated, (), {}) for rule in known) if hit is not None)
 
 
@@ -119,9 +117,7 @@ def _concerns(rule: Rule, case: Case) -> bool:
     return not rule.pregnancy or bool(patient.pregnancy and patient.pregnancy.status in rule.pregnancy)
 
 
-def _fire(
-    rule: Rule, stated: Sequence[Statement], values: Sequence[Value], ids: dict[str, str]
-) -> Fired | None:
+def _fire(rule: Rule, stated: Sequence[Statement], values: Sequence[Value], ids: dict[str, str]) -> Fired | None:
     cited: list[str] = []
     for condition in rule.when:
         found = list(_evidence(condition, stated, values, ids))

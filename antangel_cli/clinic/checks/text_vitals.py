@@ -15,9 +15,7 @@ _NUMBER = r"(\d{1,3}(?:\.\d+)?)(?![\d.,/-]*\d)"
 
 NOTATIONS: dict[str, re.Pattern[str]] = {
     "temperature": re.compile(rf"(?:\b(?:temp(?:erature)?|t)\b|体温){_GAP}{_NUMBER}\s*°\s*c"),
-    "pulse": re.compile(
-        rf"(?:\b(?:pulse(?: rate)?|heart rate|hr)\b|脉搏|心率){_GAP}{_NUMBER}(?!\s*(?:°|%|mmhg))"
-    ),
+    "pulse": re.compile(rf"(?:\b(?:pulse(?: rate)?|heart rate|hr)\b|脉搏|心率){_GAP}{_NUMBER}(?!\s*(?:°|%|mmhg))"),
     "respiratory_rate": re.compile(
         rf"(?:\b(?:resp(?:iratory)? rate|rr)\b|呼吸(?:频率)?){_GAP}{_NUMBER}(?!\s*(?:°|%|mmhg))"
     ),
@@ -25,9 +23,7 @@ NOTATIONS: dict[str, re.Pattern[str]] = {
 }
 """How prose writes each vital; pulse and breathing are per minute by convention, the others need a unit."""
 
-PRESSURE = re.compile(
-    rf"(?:\b(?:bp|blood pressure)\b|血压){_GAP}(\d{{2,3}})\s*/\s*(\d{{2,3}})(?!\d)(?!\s*kpa)"
-)
+PRESSURE = re.compile(rf"(?:\b(?:bp|blood pressure)\b|血压){_GAP}(\d{{2,3}})\s*/\s*(\d{{2,3}})(?!\d)(?!\s*kpa)")
 """Blood pressure as `BP 90/60`: a pair of this size can only be mmHg."""
 
 _PROSE = {"complaint", "text", "note"}

@@ -60,9 +60,7 @@ def quantities() -> dict[str, Quantity]:
 @cache
 def _by_name() -> dict[str, Quantity]:
     rows = load_rules("quantities")
-    return {
-        folded_name(name): quantities()[key] for key, row in rows.items() for name in (key, *row["names"])
-    }
+    return {folded_name(name): quantities()[key] for key, row in rows.items() for name in (key, *row["names"])}
 
 
 def quantity_named(name: str) -> Quantity | None:
@@ -112,9 +110,7 @@ def _read_pressure(path: str, m: Measurement) -> Iterator[Value | dict[str, Any]
         yield from _convert(path, m, quantities()[name], digits)
 
 
-def _convert(
-    path: str, m: Measurement, quantity: Quantity, raw: float | str
-) -> Iterator[Value | dict[str, Any]]:
+def _convert(path: str, m: Measurement, quantity: Quantity, raw: float | str) -> Iterator[Value | dict[str, Any]]:
     number = _number(raw)
     if isinstance(number, str):
         yield {"code": number, "path": path}

@@ -56,9 +56,7 @@ def _parse(text: str) -> Any:
             "Correct it there, or pass prose with --input-format text.",
         ) from None
     except ValueError:
-        raise InputError(
-            "A number has too many digits.", "Write measured values as they were reported."
-        ) from None
+        raise InputError("A number has too many digits.", "Write measured values as they were reported.") from None
 
 
 def _require_shallow(text: str) -> None:
@@ -87,9 +85,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(_: str) -> NoReturn:
-    raise InputError(
-        "NaN and Infinity are no values.", "Leave the measurement out, or give its value as text."
-    )
+    raise InputError("NaN and Infinity are no values.", "Leave the measurement out, or give its value as text.")
 
 
 def _finite(digits: str) -> float:
@@ -127,9 +123,7 @@ def _refuse_identifiers(content: dict[str, Any]) -> None:
         if folded_key(key) in IDENTIFIERS and not (
             place and key == "name" and place[0] in ("vitals", "labs", "imaging", "notes")
         ):
-            hint = (
-                "Give the age instead (patient.age)." if "birth" in key or "dob" in key else "Leave it out."
-            )
+            hint = "Give the age instead (patient.age)." if "birth" in key or "dob" in key else "Leave it out."
             raise InputError(
                 "A field that identifies the patient is not taken.", hint, _where((*place, folded_key(key)))
             )
@@ -182,9 +176,7 @@ def _unknown_key(place: Place, content: dict[str, Any]) -> InputError:
     known = keys_at(tuple(parents))
     closest = nearest(str(key), known)
     if closest:
-        return InputError(
-            f'There is no key "{key}".', f'Did you mean "{closest}"?', _where(_known(tuple(parents)))
-        )
+        return InputError(f'There is no key "{key}".', f'Did you mean "{closest}"?', _where(_known(tuple(parents))))
     position = _position(content, tuple(parents), str(key))
     return InputError(
         f"Key {position} is not known.",

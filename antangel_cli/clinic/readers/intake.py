@@ -24,9 +24,7 @@ class Intake:
     @property
     def warnings(self) -> tuple[dict[str, str | int], ...]:
         """One warning for each kind that was dropped."""
-        return tuple(
-            {"code": f"dropped_{kind}", "count": count} for kind, count in sorted(self.dropped.items())
-        )
+        return tuple({"code": f"dropped_{kind}", "count": count} for kind, count in sorted(self.dropped.items()))
 
 
 def take_in(data: bytes) -> Intake:
@@ -38,9 +36,7 @@ def take_in(data: bytes) -> Intake:
         )
     text, dropped = clean(_decode(data))
     if not text.strip():
-        raise InputError(
-            "The input is empty.", "Write the case as text, or see: antangel schema case --example"
-        )
+        raise InputError("The input is empty.", "Write the case as text, or see: antangel schema case --example")
     return Intake(text, dropped)
 
 

@@ -35,13 +35,5 @@ def rules_status(*, chinese: bool) -> str:
     """One line: `rules 1: not clinically reviewed`."""
     known = rules_provenance()
     if known["reviewed"]:
-        return (
-            f"规则 {known['version']}：已经临床审核"
-            if chinese
-            else f"rules {known['version']}: clinically reviewed"
-        )
-    return (
-        f"规则 {known['version']}：未经临床审核"
-        if chinese
-        else f"rules {known['version']}: not clinically reviewed"
-    )
+        return f"规则 {known['version']}：已经临床审核" if chinese else f"rules {known['version']}: clinically reviewed"
+    return f"规则 {known['version']}：未经临床审核" if chinese else f"rules {known['version']}: not clinically reviewed"

@@ -67,9 +67,7 @@ def _header(page: Page) -> Iterator[str]:
     yield from page.labelled(page.word("case"), record["id"])
     yield from page.labelled(page.word("time"), record["created"])
     name = printable(str(made["model"]["name"]))
-    yield from page.labelled(
-        page.word("model"), f"{name} ({page.value('demonstration')})" if demonstration else name
-    )
+    yield from page.labelled(page.word("model"), f"{name} ({page.value('demonstration')})" if demonstration else name)
     if record["degraded"]:
         yield from page.labelled(page.word("degraded"), _list(page, map(page.value, record["degraded"])))
     yield from wrap(NOTICE[language], page.style)
@@ -98,13 +96,9 @@ def _news2(page: Page) -> Iterator[str]:
     band = f" ({page.value(score['band'])})" if score["band"] else ""
     least = page.word("at_least") if score["partial"] else ""
     lacking = (
-        f"; {page.word('lacking', names=_list(page, map(page.value, score['missing'])))}"
-        if score["missing"]
-        else ""
+        f"; {page.word('lacking', names=_list(page, map(page.value, score['missing'])))}" if score["missing"] else ""
     )
-    yield from wrap(
-        page.word("news2", least=least, score=str(score["score"]), band=band) + lacking, page.style, "  "
-    )
+    yield from wrap(page.word("news2", least=least, score=str(score["score"]), band=band) + lacking, page.style, "  ")
 
 
 def _red_flags(page: Page) -> Iterator[str]:
@@ -135,9 +129,7 @@ def _answer(page: Page) -> Iterator[str]:
 
 def _diagnosis(page: Page, rank: int, diagnosis: dict[str, Any]) -> Iterator[str]:
     grave = f" [{page.word('cant_miss')}]" if diagnosis["cant_miss"] else ""
-    yield from wrap(
-        f"{diagnosis['name']} - {page.value(diagnosis['likelihood'])}{grave}", page.style, f"{rank}. "
-    )
+    yield from wrap(f"{diagnosis['name']} - {page.value(diagnosis['likelihood'])}{grave}", page.style, f"{rank}. ")
     for label, key in (("for", "supporting"), ("against", "contradicting")):
         for evidence in diagnosis[key]:
             why = f": {evidence['why']}" if evidence["why"] else ""
@@ -156,9 +148,7 @@ def _next_steps(page: Page) -> Iterator[str]:
     yield from page.style.heading(page.word("next_steps"))
     for step in page.record["result"]["next_steps"]:
         rationale = f" - {step['rationale']}" if step["rationale"] else ""
-        yield from page.item(
-            f"{page.value(step['timing'])}: {step['action']} ({page.value(step['kind'])}){rationale}"
-        )
+        yield from page.item(f"{page.value(step['timing'])}: {step['action']} ({page.value(step['kind'])}){rationale}")
 
 
 def _missing(page: Page) -> Iterator[str]:
