@@ -46,12 +46,25 @@ def read_line(line: Line, input_format: str, seen: set[str]) -> Case:
 
 def _object(data: bytes, number: int) -> dict[str, Any]:
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content
-    raise _bad(None, f"Line {number} is no JSON object.", "Put one case on each line.", "bad_json")
+    raise _bad(
+        None,
+        f"Line {number} is no JSON object, or repeats a key.",
+        "Put one case on each line, each key once.",
+        "bad_json",
+    )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two values for one key, either could be the true one."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key is repeated")
+    return content
 
 
 def _id(content: dict[str, Any]) -> str | None:

@@ -73,7 +73,7 @@ class Subject:
         return tuple(self.tokenizer.render(messages))
 
 
-def diagnose_request(subject: Subject, example: Example, text_tokens: int = 400, answer_tokens: int = 900) -> Request:
+def diagnose_request(subject: Subject, example: Example, text_tokens: int = 250, answer_tokens: int = 700) -> Request:
     """The two stages of `diagnose` for an example."""
     assert example.case is not None
     ids = [fact.id for fact in facts(example.case)]

@@ -54,6 +54,14 @@ def test_every_line_is_answered_in_order(model: Scripted) -> None:
     assert model.closed
 
 
+def test_a_repeated_key_is_refused_in_either_form_of_line(model: Scripted) -> None:
+    twice = case_line("a")[:-1] + ', "language": "en", "language": "zh"}'
+    wrapped = '{"id": "b", "case": ' + twice + "}"
+    result, records = batch([twice, wrapped, case_line("c")])
+    assert outline(records) == [(None, "bad_json"), (None, "bad_json"), ("c", "ok")]
+    assert result.exit_code == 6
+
+
 def uneven(task: Task) -> tuple[str, str | None]:
     """Reasons longest about the first case."""
     text, answer = answer_well(task)

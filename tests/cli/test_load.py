@@ -80,7 +80,7 @@ def test_what_the_runtime_is_asked_for() -> None:
     assert (text, first.prefix, first.stop, first.params.temperature) == (
         "text",
         "\n<think>\n",
-        ("</think>",),
+        ("\n</think>", "</think>"),
         0.3,
     )
     assert (answer, second.prefix, second.schema) == ("answer", "\n</think>\n\n", SCHEMA)
