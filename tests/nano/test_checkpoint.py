@@ -62,6 +62,14 @@ def test_the_card_was_measured_on_200_held_out_cases_per_language() -> None:
     assert card["mtp_draft_match"] > 0
 
 
+def test_reasoning_in_the_corpus_stays_under_200_tokens() -> None:
+    tokenizer, world = Subject(CHECKPOINT).tokenizer, load_world()
+    lengths = [
+        len(tokenizer.encode_text(diagnose_example(world, s, zh).reply)) for s in range(150) for zh in (False, True)
+    ]
+    assert max(lengths) < 200
+
+
 def test_lru_hit_rate_counts_reuse() -> None:
     asked = [(1, 0), (1, 1), (1, 0), (1, 2), (1, 1)]
     assert lru_hit_rate(asked, 1) == 0
