@@ -25,6 +25,18 @@ _FACT_ID: Schema = {"type": "string", "pattern": "^F[1-9][0-9]*$"}
 _ANY: Schema = {"type": "object"}
 
 
+def _object(**properties: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_ERROR = _object(code=_TEXT, message=_TEXT, retryable=_BOOLEAN, stage=_TEXT)
+
+
 @cache
 def schema(name: str) -> Schema:
     """The JSON Schema called `case`, `result` or `batch`."""
@@ -67,7 +79,7 @@ def batch_schema() -> Schema:
 
 
 def result_schema() -> Schema:
-    """`antangel.ddx/1`: the whole envelope."""
+    """`antangel.ddx/1`: the whole envelope, or the short record of a batch line that never became a case."""
     envelope = _object(
         schema={"const": result.SCHEMA_ID},
         id=_TEXT,
@@ -83,10 +95,13 @@ def result_schema() -> Schema:
         urgency_final={"enum": list(URGENCIES)},
         agreement={"type": "null"},
         provenance=_provenance(),
-        error=_or_null(_object(code=_TEXT, message=_TEXT, retryable=_BOOLEAN, stage=_TEXT)),
+        error=_or_null(_ERROR),
     )
-    envelope["properties"] |= {"reasoning": _TEXT, "line": _INTEGER}
-    return {"$schema": DRAFT, "$id": result.SCHEMA_ID, "title": "Result", **envelope}
+    envelope["properties"] |= {"reasoning": _TEXT}
+    failed = _object(
+        schema={"const": result.SCHEMA_ID}, id=_or_null(_TEXT), line=_INTEGER, status={"const": "error"}, error=_ERROR
+    )
+    return {"$schema": DRAFT, "$id": result.SCHEMA_ID, "title": "Result", "anyOf": [envelope, failed]}
 
 
 def _differential() -> Schema:
@@ -180,15 +195,6 @@ def _provenance() -> Schema:
         reasoning_finish=_or_null(_TEXT),
         timings=_object(total_s=seconds, first_token_s=seconds),
     )
-
-
-def _object(**properties: Schema) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
 
 
 def _array(items: Schema) -> Schema:

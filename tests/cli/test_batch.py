@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
 from antangel_cli import load
 from antangel_cli.app import app
 from antangel_cli.clinic.model import Task
+from antangel_cli.clinic.schemas import schema
 from tests.cli.cases import CHEST_PAIN, case_line
 from tests.cli.scripted import Scripted, answer_well
 
@@ -59,6 +61,8 @@ def test_a_repeated_key_is_refused_in_either_form_of_line(model: Scripted) -> No
     wrapped = '{"id": "b", "case": ' + twice + "}"
     result, records = batch([twice, wrapped, case_line("c")])
     assert outline(records) == [(None, "bad_json"), (None, "bad_json"), ("c", "ok")]
+    for record in records:
+        jsonschema.validate(record, schema("result"))
     assert result.exit_code == 6
 
 
