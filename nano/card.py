@@ -14,7 +14,7 @@ _PAGE = """\
 
 ## How it was made
 
-`python -m nano.train` on cases written from `nano/knowledge` (half in English, half in Chinese; structured, narrative and terse), then
+`python -m nano.train` on cases written from `nano/knowledge` (in English and Chinese; structured, narrative and terse), then
 `python -m nano.export`: {steps} steps, {tokens:.1f} million tokens, {minutes:.0f} minutes on the CPU. Expert load is balanced by the selection bias alone. Loss is on
 answers only; the MTP layer was trained along for the last part.
 

@@ -47,7 +47,7 @@ class Batch:
 
 
 class Feed:
-    """Batches, deterministic by step: English and Chinese in turn, one kind each."""
+    """Batches, deterministic by step: two in English, one in Chinese (whose words are fewer tokens), one kind each."""
 
     def __init__(self, world: World, encoder: Encoder, tokens: int) -> None:
         self.world, self.encoder, self.tokens = world, encoder, tokens
@@ -57,7 +57,7 @@ class Feed:
         rng = random.Random(number)
         share = 0.1 + 0.5 * min(progress / 0.7, 1.0)
         kind = "ask" if number % 12 < 1 + (number // 12) % 2 else "diagnosis" if rng.random() < share else "reasoning"
-        return self._batch(kind, number, number % 2 == 1, rng)
+        return self._batch(kind, number, number % 3 == 1, rng)
 
     def _batch(self, kind: str, number: int, zh: bool, rng: random.Random) -> Batch:
         encoded: list[Encoded] = []
