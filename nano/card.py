@@ -16,7 +16,7 @@ _PAGE = """\
 
 `python -m nano.train` on cases written from `nano/knowledge` (in English and Chinese; structured, narrative and terse), then
 `python -m nano.export`: {steps} steps, {tokens:.1f} million tokens, {minutes:.0f} minutes on the CPU. Expert load is balanced by the selection bias alone. Loss is on
-answers only; the MTP layer was trained along for the last part.
+answers only; the MTP layer was trained along for the last part. The run was adjusted as it went (docs/decisions/0002).
 
 Held out are other seeds and sentence frames that training never uses; the words for each finding are shared. So the figures say how well the made-up
 world was learnt, and nothing about patients.
