@@ -92,6 +92,7 @@ def main() -> None:
     result["batched"] = [together(engine, n, 256, 64) for n in (1, 4, 8, 16)]
     result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     engine.close()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
