@@ -196,16 +196,10 @@ main()
 """
 
 
-def _hear_interrupts() -> None:
-    """A shell starts background jobs deaf to SIGINT, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def start(*arguments: str, **pipes: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, *(arguments or ("batch", "--concurrency", "2"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=_hear_interrupts, **pipes,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **pipes,
     )  # fmt: skip
 
 
