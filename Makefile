@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check test gpu bench wheel bundle clean
+.PHONY: setup demo check test gpu emulate bench wheel bundle clean
 
 setup: $(READY)
 
@@ -30,6 +30,10 @@ test: check
 
 gpu: setup
 	$(BIN)/python -m pytest -m gpu || test $$? -eq 5
+
+# Kernels of processors that are not here; needs g++-aarch64-linux-gnu, qemu-user and libsimde-dev.
+emulate: setup
+	ANTANGEL_EMULATE=1 $(BIN)/python -m pytest tests/emulated tests/kernels
 
 bench: setup
 	$(BIN)/python -m bench.decode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from antangel_cli import __version__, load
+from antangel_cli import __version__, source
 from antangel_cli.clinic.notice import NOTICE, RULES_STATUS
 from antangel_cli.errors import CommandError
 from antangel_cli.settings import Settings
@@ -34,11 +34,11 @@ def about(settings: Settings) -> int:
 
 def _model(settings: Settings) -> tuple[dict[str, object], str]:
     try:
-        source = load.find_model(settings)
+        model = source.find_model(settings)
     except CommandError as error:
         return {"name": None, "problem": error.message}, error.remedy
-    found = {"name": source.name, "path": str(source.path), "demonstration": source.demonstration}
-    return found, load.set_up_hint() if source.demonstration else ""
+    found = {"name": model.name, "path": str(model.path), "demonstration": model.demonstration}
+    return found, source.set_up_hint() if model.demonstration else ""
 
 
 def _line(model: dict[str, object]) -> str:

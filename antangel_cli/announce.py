@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 
-from antangel_cli import load
+from antangel_cli import load, source
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.notice import DEMONSTRATION, NOTICE
 from antangel_cli.settings import Settings
@@ -27,9 +27,9 @@ def opened(settings: Settings, terminal: Terminal, chinese: bool, sequences: int
     """The model that answers, closed at the end. The demonstration model is named, even when quiet."""
     started = time.monotonic()
     with terminal.meter("Loading the model", "bytes") as advance:
-        model = load.open_model(settings, advance, sequences)
+        model = load.open_model(settings, advance, sequences, terminal.remark)
     if model.demonstration:
-        terminal.note(f"{DEMONSTRATION['zh' if chinese else 'en']}\n{load.set_up_hint()}")
+        terminal.note(f"{DEMONSTRATION['zh' if chinese else 'en']}\n{source.set_up_hint()}")
     terminal.detail(f"{model.name} loaded in {time.monotonic() - started:.1f} s; {_where(model)}")
     cut = False
     try:

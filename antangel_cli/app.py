@@ -20,6 +20,7 @@ from antangel_cli.flags import (
     LINES,
     MACHINE,
     MODEL,
+    PACKING,
     READING,
     WRITING,
     Group,
@@ -171,6 +172,29 @@ def about(settings: Settings) -> int:
     from antangel_cli.about import about as run
 
     return run(settings)
+
+
+@command(app, Group("Model", MODEL.flags[:1]))
+def doctor(settings: Settings) -> int:
+    """Examine this machine: kernels chosen and refused, memory, the model."""
+    from antangel_cli.doctor import doctor as run
+
+    return run(settings)
+
+
+@command(app, PACKING)
+def pack(
+    settings: Settings,
+    checkpoint: Annotated[
+        str | None, typer.Argument(metavar="CHECKPOINT", help="The model's directory, as downloaded.")
+    ] = None,
+    **flags: Any,
+) -> int:
+    """Make a checkpoint into the form that is mapped and run: `pack CHECKPOINT -o DIR`."""
+    from antangel_cli.pack import PackOptions
+    from antangel_cli.pack import pack as run
+
+    return run(settings, PackOptions(checkpoint, **flags))
 
 
 @command(config_app, MODEL, Group("Machine", MACHINE.flags[:3]), name="show")

@@ -146,6 +146,20 @@ WRITING = Group(
         _flag(bool, "--force", help="Overwrite an existing output file."),
     ),
 )
+PACKING = Group(
+    "Pack",
+    (
+        _flag(str, "--output", "-o", help="The directory to make; begun before, it is gone on with.", metavar="DIR"),
+        _flag(
+            str,
+            "--experts",
+            help="Number format of the experts (w4a8:64): w4a8 or w8a8 in groups of 32, 64 or 128, or bf16.",
+            metavar="FORMAT",
+        ),
+        _flag(str, "--dense", help="Number format of every other matrix (w8a8:64).", metavar="FORMAT"),
+        _flag(str, "--check", help="Verify every byte of this pack instead.", metavar="DIR"),
+    ),
+)
 COMMON = Group(
     "General",
     (

@@ -1,65 +1,39 @@
-"""The one door to the runtime: finds the model that answers, and puts it behind `clinic.model.Model`."""
+"""The one door to the runtime: opens the model that answers and puts it behind `clinic.model.Model`."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
-import json
 import os
 import resource
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from antangel_cli import ROOT
 from antangel_cli.clinic.model import Model, Piece, Stage, Task, Turn
 from antangel_cli.clinic.prompt import THINK_CLOSE, THINK_OPEN
-from antangel_cli.errors import ModelError, PolicyError, RejectedError
-from antangel_cli.settings import Settings, user_config
+from antangel_cli.errors import ModelError, RejectedError, UsageError
+from antangel_cli.settings import Settings
+from antangel_cli.source import EMBEDDED, Source, file_hash, find_model, manifest_hash, number_format
 from antangel_cli.terminal import Advance
 
 if TYPE_CHECKING:
     import runtime
 
-EMBEDDED = ROOT / "nano" / "checkpoint"
-MARK = "antangel_demonstration"
-"""The key in config.json that says a checkpoint is for demonstration only."""
-
 _DEVICES = {"auto": "cpu", "cuda": "cuda:0"}
-HASHED_WHOLE_BYTES = 256 << 20
-SET_UP = 'Set a model up with -m DIR, or with the line  model = "/path/to/model"  in {config}.'
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a model is, what it is called, and whether it is the demonstration model."""
-
-    path: Path
-    name: str
-    demonstration: bool
-
-
-def set_up_hint() -> str:
-    """How a model is configured, in one line."""
-    return SET_UP.format(config=user_config(os.environ))
-
-
-def find_model(settings: Settings) -> Source:
-    """The configured model, else the embedded one. Raises ModelError, or PolicyError."""
-    path = Path(settings.model).expanduser().absolute() if settings.model else EMBEDDED
-    source = _embedded() if path.resolve() == EMBEDDED.resolve() else _configured(path)
-    if source.demonstration and not settings.demo_model:
-        raise PolicyError(f"The demonstration model is forbidden by {settings.origin('demo_model')}.", set_up_hint())
-    return source
-
-
-def open_model(settings: Settings, advance: Advance, sequences: int = 1) -> Model:
+def open_model(
+    settings: Settings, advance: Advance, sequences: int = 1, announce: Callable[[str], None] | None = None
+) -> Model:
     """Load the model that answers; `sequences` is how many tasks will be in flight at once.
 
-    Raises ModelError, or PolicyError.
+    `announce` is told what takes seconds at the first use. Raises ModelError, or PolicyError.
     """
     source = find_model(settings)
     device = _DEVICES.get(settings.device, settings.device)
@@ -72,57 +46,42 @@ def open_model(settings: Settings, advance: Advance, sequences: int = 1) -> Mode
             context=settings.context,
             max_sequences=sequences,
         )
-        engine = runtime.Engine.load(source.path, config, progress=advance)
-    return RuntimeModel(engine, source, device)
+        path = _packed(source, announce) if source.path == EMBEDDED else source.path
+        engine = runtime.Engine.load(path, config, progress=advance, announce=announce)
+    return RuntimeModel(engine, source, path, device)
 
 
-def _embedded() -> Source:
-    if not (EMBEDDED / "config.json").is_file():
-        raise ModelError(
-            "No model is configured, and this installation has no demonstration model.",
-            "Give a model with -m DIR.",
-            code="model_missing",
-        )
-    return Source(EMBEDDED, "nano", True)
+def _packed(source: Source, announce: Callable[[str], None] | None) -> Path:
+    """The embedded checkpoint as a pack in the user's cache, made at the first use.
 
+    Where the cache cannot be written, the pack lives as long as this process.
+    """
+    import runtime
 
-def _configured(path: Path) -> Source:
-    if not path.is_dir():
-        raise ModelError(f"{path} is no directory.", set_up_hint(), code="model_missing")
-    config = _read_json(path / "config.json")
-    _require_shards(path)
-    return Source(path, _name(path), config.get(MARK) is True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antangel" / "packs"
+    place = home / f"{source.name}-{runtime.PACK_VERSION}-{manifest_hash(source.path)[:16]}"
+    if runtime.is_pack(place):
+        return place
+    if announce is not None:
+        announce(f"Packing the {source.name} model, once: {place}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path} does not exist.", "Give the directory of a complete checkpoint.", code="model_incomplete"
-        ) from None
-    except (OSError, ValueError):
-        raise ModelError(f"{path} cannot be read.", "Download the file again.", code="model_damaged") from None
-    return content if isinstance(content, dict) else {}
+        return _pack_aside(source.path, place)
+    except OSError:
+        folder = tempfile.TemporaryDirectory(prefix="antangel-pack-")
+        atexit.register(folder.cleanup)
+        return _pack_aside(source.path, Path(folder.name) / place.name)
 
 
-def _require_shards(path: Path) -> None:
-    index = path / "model.safetensors.index.json"
-    names = sorted(set(_read_json(index).get("weight_map", {}).values())) if index.is_file() else []
-    missing = [name for name in names if not (path / name).is_file()]
-    if missing:
-        raise ModelError(
-            f"{path} lacks {len(missing)} of {len(names)} weight files, the first {missing[0]}.",
-            "Download the missing files.",
-            code="model_incomplete",
-        )
+def _pack_aside(source: Path, place: Path) -> Path:
+    """Pack beside the place, then rename: two processes may do so at once, and one of them wins."""
+    import runtime
 
-
-def _name(path: Path) -> str:
-    """The directory's name; inside a Hugging Face cache, the repository's."""
-    if path.parent.name == "snapshots":
-        return path.parent.parent.name.removeprefix("models--").replace("--", "/")
-    return path.name
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix=f"{place.name}.", dir=place.parent) as folder:
+        runtime.write_pack(source, Path(folder) / place.name)
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            (Path(folder) / place.name).rename(place)
+    return place
 
 
 @contextlib.contextmanager
@@ -157,14 +116,14 @@ def _code(error: Exception) -> str:
 class RuntimeModel:
     """A model in this process."""
 
-    def __init__(self, engine: runtime.Engine, source: Source, device: str) -> None:
+    def __init__(self, engine: runtime.Engine, source: Source, path: Path, device: str) -> None:
         self._engine = engine
         self._source = source
         self._stages: dict[int, tuple[Stage, ...]] = {}
         self.name = source.name
         self.demonstration = source.demonstration
         self.context = engine.context
-        self.provenance = _provenance(engine, source, device)
+        self.provenance = _provenance(engine, source, path, device)
 
     def count(self, turns: Sequence[Turn]) -> int:
         """Tokens of the rendered conversation."""
@@ -265,39 +224,79 @@ def _rate(tokens: int, seconds: float) -> float | None:
     return round(tokens / seconds, 2) if tokens and seconds else None
 
 
-def _provenance(engine: runtime.Engine, source: Source, device: str) -> dict[str, Any]:
+def examine(announce: Callable[[str], None]) -> dict[str, Any]:
+    """The machine as the runtime sees it, and the kernels chosen and refused for its processor."""
+    import runtime
+
+    return runtime.examine(announce)
+
+
+def _provenance(engine: runtime.Engine, source: Source, path: Path, device: str) -> dict[str, Any]:
     return {
         "name": source.name,
         "demonstration": source.demonstration,
         "weights": manifest_hash(source.path),
-        "number_format": _number_format(source.path),
-        "tokenizer": _file_hash(source.path / "tokenizer.json"),
+        "number_format": number_format(path),
+        "tokenizer": file_hash(source.path / "tokenizer.json"),
         "template": hashlib.sha256(engine.tokenizer.template.source.encode()).hexdigest(),
-        "backend": "torch",
+        "backend": engine.backend,
         "device": device,
     }
 
 
-def _number_format(path: Path) -> str:
-    """What the weights are stored as: the quantisation, else the number type."""
-    config = _read_json(path / "config.json")
-    quantization = config.get("quantization_config") or {}
-    return str(quantization.get("quant_method") or config.get("torch_dtype") or config.get("dtype") or "unknown")
+@dataclass(frozen=True)
+class MadePack:
+    """A pack that was verified: where it is and what is in it. `errors` are relative, by part."""
+
+    directory: str
+    formats: dict[str, str]
+    bytes: int
+    blobs: int
+    errors: dict[str, float]
 
 
-def manifest_hash(path: Path) -> str:
-    """SHA-256 over what a checkpoint is made of: names and sizes of its weights, config and index.
+def write_pack(
+    checkpoint: str,
+    directory: str,
+    formats: Mapping[str, str],
+    *,
+    packing: Advance,
+    verifying: Advance,
+    announce: Callable[[str], None],
+) -> MadePack:
+    """Pack a checkpoint in the formats asked for, by part. Raises UsageError or ModelError."""
+    import runtime
 
-    A checkpoint below 256 MiB is hashed whole; hashing hundreds of gigabytes would take minutes.
-    """
-    weights = sorted(path.glob("*.safetensors"))
-    whole = sum(file.stat().st_size for file in weights) < HASHED_WHOLE_BYTES
-    lines = [f"{file.name} {file.stat().st_size} {_file_hash(file) if whole else ''}" for file in weights]
-    small = (path / name for name in ("config.json", "model.safetensors.index.json"))
-    lines += [f"{file.name} {_file_hash(file)}" for file in small if file.is_file()]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    telling = runtime.Telling(packing, verifying, announce)
+    try:
+        with _pack_problems(checkpoint):
+            return _made_pack(directory, runtime.write_pack(checkpoint, directory, telling=telling, **formats))
+    except OSError as error:
+        raise UsageError(f"{error.filename or directory}: {error.strerror}.", "Name another directory.") from error
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_pack(directory: str, verifying: Advance) -> MadePack:
+    """Read a pack to its last byte. Raises ModelError where one is not as it was written."""
+    import runtime
+
+    with _pack_problems(directory):
+        return _made_pack(directory, runtime.check_pack(directory, verifying))
+
+
+@contextlib.contextmanager
+def _pack_problems(path: str) -> Iterator[None]:
+    """A format that does not exist is a wrong flag; the rest is a problem with the model."""
+    import runtime
+
+    try:
+        with _problems(Source(Path(path), path, False)):
+            yield
+    except ModelError as error:
+        if isinstance(error.__cause__, runtime.FormatChoiceError):
+            raise UsageError(f"{error.__cause__.message}.", error.remedy) from error
+        raise
+
+
+def _made_pack(directory: str, manifest: runtime.Manifest) -> MadePack:
+    size = sum(file.nbytes for file in manifest.files.values())
+    return MadePack(directory, dict(manifest.formats), size, manifest.experts.blobs, dict(manifest.errors))

@@ -141,13 +141,22 @@ class Terminal:
 
 
 def _columns(unit: Unit) -> list[ProgressColumn]:
-    from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     label = TextColumn("{task.description}", markup=False)
     if unit == "tokens":
         return [SpinnerColumn(), label, TextColumn("{task.completed} tokens"), TimeElapsedColumn()]
-    count = DownloadColumn() if unit == "bytes" else TextColumn("{task.completed} cases")
-    return [label, BarColumn(), count, TimeElapsedColumn()]
+    if unit == "bytes":
+        return [label, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    return [label, BarColumn(), TextColumn("{task.completed} cases"), TimeElapsedColumn()]
 
 
 class _LineMeter:

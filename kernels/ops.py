@@ -1,51 +1,128 @@
-"""What each op means: one Protocol per op, with shapes. Implementations differ in speed, never in meaning.
+"""What each op means: one Protocol per op, with shapes. Implementations differ in speed, never in a bit.
 
-Every op is invariant to its batch: a row's result has the same bits alone, among others, and in any order.
+Every op is defined to the bit (docs/exact-experts.md), so a row's result is the same alone, among others and in any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# Rows of one matrix product. A product's bits may depend on its shape, so the shape is always the same.
-TILE_ROWS = 16
+from kernels.formats import Format, Matrix
 
-# Scores that one chunk of attention tiles may hold at once, in elements.
-CHUNK_SCORES = 1 << 22
+
+@dataclass(frozen=True)
+class SwiGLUWeights:
+    """One feed-forward network: gate above up in one matrix, then down."""
+
+    gate_up: Matrix  # [2F, M]
+    down: Matrix  # [M, F]
+
+
+@dataclass(frozen=True)
+class ExpertPool:
+    """All experts of a layer, each a blob of bytes: its gate_up [2F, M], then its down [M, F] at `down_offset`.
+
+    `addresses` [E] are where the blobs start in host memory; `owner` keeps that memory alive.
+    """
+
+    gate_up: Format
+    down: Format
+    hidden: int
+    inner: int
+    down_offset: int
+    blobs: tuple[Tensor, ...] = field(repr=False)  # E times uint8 [blob bytes]
+    addresses: Tensor = field(repr=False)  # int64 [E]
+
+    def expert(self, index: int) -> SwiGLUWeights:
+        """One expert's matrices, as views of its blob."""
+        blob, down_bytes = self.blobs[index], self.down.nbytes(self.hidden, self.inner)
+        gate_up = blob[: self.gate_up.nbytes(2 * self.inner, self.hidden)]
+        down = blob[self.down_offset : self.down_offset + down_bytes]
+        return SwiGLUWeights(
+            Matrix(self.gate_up, 2 * self.inner, self.hidden, gate_up),
+            Matrix(self.down, self.hidden, self.inner, down),
+        )
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """What makes queries, keys and values of a residual stream."""
+
+    input_norm: Tensor  # [M], fp32
+    query_key_value: Matrix  # [(H + 2G) D, M], rows of all queries, then keys, then values
+    head_norm: Tensor  # [H + G, D], fp32
+    eps: float
+    heads: int
+    kv_heads: int
+
+    @property
+    def width(self) -> int:
+        return self.head_norm.shape[1]
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """The attention of one batch, the same for every layer.
+
+    A span is consecutive rows of one sequence. Its `blocks` hold its keys and values in order of position, and are
+    `block_table[first : first + ceil((context + length) / block_size)]`.
+    """
+
+    spans: Tensor  # int32 [S, 4]: first row, rows, context before them, first index into block_table
+    block_table: Tensor  # int32
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """What a row's logits must obey before a token is chosen.
+
+    Ids not `allowed` (bool [V], None allows all) become minus infinity. Those `seen` (int64) that are positive are divided
+    by `penalty`, the others multiplied by it. `temperature` 0 asks for no total.
+    """
+
+    allowed: Tensor | None = field(default=None, repr=False)
+    seen: Tensor | None = field(default=None, repr=False)
+    penalty: float = 1.0
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The likeliest tokens of each row, highest first, ties in id order.
+
+    `totals` are the sums of exp((score - highest) / temperature) over all of a row's scores: with the highest, its
+    log-sum-exp. 0 at temperature 0.
+    """
+
+    ids: Tensor  # int64 [R, C]
+    scores: Tensor  # fp32 [R, C]
+    totals: Tensor  # fp64 [R]
+    all_scores: Tensor  # fp32 [R, size], restricted
 
 
 class RMSNorm(Protocol):
     def __call__(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x / sqrt(mean(x^2) + eps) over the last dimension in fp32, rounded to x's dtype, then times weight.
+        """x / sqrt(mean(x^2) + eps) over the last dimension, rounded to x's dtype, then times weight.
 
-        x [..., D], weight broadcast against it, result [..., D].
+        x [T, D], weight [D] or [T, D].
         """
         ...
 
 
 class Linear(Protocol):
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x [T, K] times the transpose of weight [N, K]: [T, N] in their common dtype."""
-        ...
-
-
-class Rope(Protocol):
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Turns the first R dimensions of each head, element i paired with i + R/2; the rest passes through.
-
-        x [T, H, D]; cos and sin [T, R/2] in x's dtype.
-        """
+    def __call__(self, x: Tensor, matrix: Matrix, residual: Tensor | None = None) -> Tensor:
+        """x [T, K] times the transpose of matrix [N, K], added to residual [T, N] if given: [T, N] in x's dtype."""
         ...
 
 
 class SwiGLU(Protocol):
-    def __call__(self, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        """down(silu(gate(x)) * up(x)) for x [T, M], gate_up [2F, M] (gate first), down [M, F]: [T, M]."""
+    def __call__(self, x: Tensor, weights: SwiGLUWeights, residual: Tensor | None = None) -> Tensor:
+        """down(silu(gate(x)) * up(x)) of x [T, M], added to residual [T, M] if given: [T, M]."""
         ...
 
 
@@ -61,7 +138,7 @@ class Route(Protocol):
         groups_kept: int,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        """Group-limited sigmoid routing of x [T, M]; weight [E, M] and bias [E] in fp32.
+        """Group-limited sigmoid routing of x [T, M]; weight [E, M] in bf16 or fp32, bias [E] in fp32.
 
         Returns ids int64 [T, K] ascending, and their weights fp32 [T, K], which add up to `scale`.
         Ties go to the lower id.
@@ -70,21 +147,77 @@ class Route(Protocol):
 
 
 class Experts(Protocol):
-    def __call__(self, x: Tensor, ids: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        """SwiGLU of each row by each of its experts.
+    def __call__(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        pool: ExpertPool,
+        shared: SwiGLUWeights,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """R(R(sum of weights x expert outputs) + R(shared expert)), added to residual [T, M] if given: [T, M].
 
-        x [T, M], ids [T, K], gate_up [E, 2F, M], down [E, M, F]: [T, K, M]. Only touched experts are read.
+        x [T, M], ids int64 [T, K] ascending, weights fp32 [T, K]; the sum is taken in that order in fp32, and R rounds to
+        x's dtype. Only touched experts are read.
         """
         ...
 
 
-class Combine(Protocol):
-    def __call__(self, outputs: Tensor, weights: Tensor, shared: Tensor) -> Tensor:
-        """Sum of weights x outputs over K in the order given, in fp32, rounded; then shared is added.
+class QueryKeyValue(Protocol):
+    def __call__(
+        self,
+        x: Tensor,
+        weights: AttentionWeights,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+    ) -> Tensor:
+        """Queries [T, H, D] of the residual stream x [T, M], normed and rotated; keys and values go to the cache.
 
-        outputs [T, K, M], weights fp32 [T, K], shared [T, M]: [T, M].
+        The input is normed, projected; each query and key head is normed, then its first R dimensions are rotated, element i
+        with i + R/2, by cos and sin fp32 [T, R/2]. slots int64 [T] are block * block_size + offset in keys [blocks, G, D,
+        block_size] and values [blocks, G, block_size, D], fp32 or bf16.
         """
         ...
+
+
+class PagedAttention(Protocol):
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
+        """Causal attention of q [T, H, D] over cached keys and values: [T, H D] in q's dtype.
+
+        keys [blocks, G, D, block_size] and values [blocks, G, block_size, D] in fp32 or bf16, block_size a multiple of 16.
+        Query head h reads KV head h // (H / G). Every slot of a block named in the plan must hold finite numbers.
+        """
+        ...
+
+
+class Head(Protocol):
+    def __call__(
+        self, x: Tensor, matrix: Matrix, size: int, restrictions: Sequence[Restriction], count: int
+    ) -> Candidates:
+        """The `count` likeliest tokens of each row of x [R, M] by matrix [V, M]; ids from `size` on are padding."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ops:
+    """The implementation chosen for every op."""
+
+    rms_norm: RMSNorm
+    linear: Linear
+    swiglu: SwiGLU
+    route: Route
+    experts: Experts
+    query_key_value: QueryKeyValue
+    paged_attention: PagedAttention
+    head: Head
+
+
+class NonFiniteError(ArithmeticError):
+    """An activation to be quantised holds a NaN or an infinity."""
 
 
 class Span(Protocol):
@@ -100,97 +233,14 @@ class Span(Protocol):
     def blocks(self) -> tuple[int, ...]: ...
 
 
-@dataclass(frozen=True)
-class AttentionTiles:
-    """Tiles of 16 query rows, each with the cache blocks that its rows may see.
-
-    A tile with fewer rows repeats its first one; a tile with fewer blocks repeats a block, all of it masked.
-    `used` is the most rows that a tile has of its own.
-    """
-
-    rows: Tensor  # [I, 16]
-    blocks: Tensor  # [I, B]
-    used: int
-    mask: Tensor  # [I, B, 1, 1, used, block_size], 0 where a row sees a key and minus infinity elsewhere
-
-
-@dataclass(frozen=True)
-class AttentionPlan:
-    """The attention of one batch, the same for every layer: made once, in chunks that bound the memory."""
-
-    chunks: tuple[AttentionTiles, ...]
-    places: Tensor  # [T], the place of each batch row among the rows of all tiles
-
-
-class PagedAttention(Protocol):
-    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
-        """Causal attention of q [T, H, D] over cached keys and values [blocks, block_size, G, D]: [T, H, D].
-
-        Query head h reads KV head h // (H / G). Softmax in fp32, rounded to q's dtype before the values.
-        Every slot of a block named in the plan must hold finite numbers, written or not.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Ops:
-    """The implementation chosen for every op."""
-
-    rms_norm: RMSNorm
-    linear: Linear
-    rope: Rope
-    swiglu: SwiGLU
-    route: Route
-    experts: Experts
-    combine: Combine
-    paged_attention: PagedAttention
-
-
-def plan_attention(spans: Sequence[Span], *, block_size: int, heads: int, device: torch.device) -> AttentionPlan:
-    """Cuts the rows of every span into tiles, each with the blocks that its last row may see."""
-    tiles = [_Tile(span, offset, block_size) for span in spans for offset in range(0, span.length, TILE_ROWS)]
-    order = [row for tile in tiles for row in tile.real_rows]
-    places = [i * TILE_ROWS + n for i, tile in enumerate(tiles) for n in range(len(tile.real_rows))]
-    by_row = [place for _, place in sorted(zip(order, places, strict=True))]
-    chunks = tuple(_stack(chunk, block_size, device) for chunk in _chunked(tiles, block_size * heads))
-    return AttentionPlan(chunks, torch.tensor(by_row, device=device))
-
-
-class _Tile:
-    def __init__(self, span: Span, offset: int, block_size: int) -> None:
-        count = min(TILE_ROWS, span.length - offset)
-        first = span.context + offset
-        padding = [0] * (TILE_ROWS - count)
-        self.real_rows = range(span.start + offset, span.start + offset + count)
-        self.rows = [*self.real_rows, *(self.real_rows[0] for _ in padding)]
-        self.positions = [*range(first, first + count), *(first for _ in padding)]
-        self.blocks = span.blocks[: (first + count - 1) // block_size + 1]
-
-
-def _chunked(tiles: Sequence[_Tile], scores_per_row: int) -> list[list[_Tile]]:
-    chunks: list[list[_Tile]] = []
-    widest = 0
-    for tile in tiles:
-        widest = max(widest, len(tile.blocks))
-        size = len(chunks[-1]) + 1 if chunks else 1
-        if not chunks or size * widest * TILE_ROWS * scores_per_row > CHUNK_SCORES:
-            chunks.append([])
-            widest = len(tile.blocks)
-        chunks[-1].append(tile)
-    return chunks
-
-
-def _stack(tiles: Sequence[_Tile], block_size: int, device: torch.device) -> AttentionTiles:
-    widest = max(len(tile.blocks) for tile in tiles)
-    blocks = [[*tile.blocks, *([tile.blocks[0]] * (widest - len(tile.blocks)))] for tile in tiles]
-    used = max(len(tile.real_rows) for tile in tiles)
-    positions = torch.tensor([tile.positions[:used] for tile in tiles], device=device)  # [I, used]
-    keys = torch.arange(widest * block_size, device=device).view(1, widest, 1, block_size)
-    hidden = keys > positions[:, None, :, None]  # [I, B, used, block_size]
-    mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)
-    return AttentionTiles(
-        rows=torch.tensor([tile.rows for tile in tiles], device=device),
-        blocks=torch.tensor(blocks, device=device),
-        used=used,
-        mask=mask[:, :, None, None],
+def plan_attention(spans: Sequence[Span], *, block_size: int, device: torch.device) -> AttentionPlan:
+    """Lists every span with the blocks that its last row may see."""
+    rows: list[tuple[int, int, int, int]] = []
+    table: list[int] = []
+    for span in spans:
+        rows.append((span.start, span.length, span.context, len(table)))
+        table += span.blocks[: -(-(span.context + span.length) // block_size)]
+    return AttentionPlan(
+        torch.tensor(rows, dtype=torch.int32, device=device).view(-1, 4),
+        torch.tensor(table, dtype=torch.int32, device=device),
     )

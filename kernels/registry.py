@@ -12,9 +12,13 @@ import torch
 from kernels.ops import Ops
 
 # Modules that register implementations when they are imported.
-BACKENDS = ("kernels.reference", "kernels.batched")
+BACKENDS = ("kernels.reference", "kernels.floating", "kernels.cpu")
 
-Supports = Callable[[torch.device], str | None]
+# Told one line when choosing takes seconds, as a first compilation does.
+Announce = Callable[[str], None]
+
+# None, or the reason why a device can't have an implementation for residual streams of a dtype.
+Supports = Callable[[torch.device, torch.dtype, Announce | None], str | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ _registered: dict[tuple[str, str], Implementation] = {}
 
 
 def register(op: str, name: str, function: Callable[..., Any], *, rank: int, supports: Supports) -> None:
-    """Adds an implementation; `supports` returns None, or the reason why a device can't have it."""
+    """Adds an implementation."""
     _registered[op, name] = Implementation(op, name, rank, function, supports)
 
 
@@ -62,19 +66,29 @@ def implementations(op: str) -> tuple[Implementation, ...]:
     return tuple(sorted(found, key=lambda implementation: -implementation.rank))
 
 
-def choose(device: torch.device | str) -> Choice:
-    """The best supported implementation of each op."""
+def choose(
+    device: torch.device | str, dtype: torch.dtype = torch.float32, *, announce: Announce | None = None, only: str = ""
+) -> Choice:
+    """The best supported implementation of each op, of those whose name has all words of `only`.
+
+    Raises LookupError when there is none.
+    """
     refusals: list[Refusal] = []
-    chosen = {field.name: _best(field.name, torch.device(device), refusals) for field in fields(Ops)}
+    target = torch.device(device), dtype, announce
+    chosen = {field.name: _best(field.name, only, target, refusals) for field in fields(Ops)}
     ops = Ops(**{op: implementation.function for op, implementation in chosen.items()})
     names = {op: implementation.name for op, implementation in chosen.items()}
     return Choice(ops, names, tuple(refusals))
 
 
-def _best(op: str, device: torch.device, refusals: list[Refusal]) -> Implementation:
+def _best(
+    op: str, only: str, target: tuple[torch.device, torch.dtype, Announce | None], refusals: list[Refusal]
+) -> Implementation:
     for implementation in implementations(op):
-        reason = implementation.supports(device)
+        if not set(only.split()) <= set(implementation.name.split()):
+            continue
+        reason = implementation.supports(*target)
         if reason is None:
             return implementation
         refusals.append(Refusal(op, implementation.name, reason))
-    raise LookupError(f"no implementation of {op} supports {device}")
+    raise LookupError(f"no implementation of {op} supports {target[0]} with {target[1]}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.config import EngineConfig, ModelConfig
+    from runtime.doctor import examine
     from runtime.engine import Engine
     from runtime.errors import (
         AntangelError,
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
         ContextError,
         GrammarError,
     )
+    from runtime.pack import PACK_VERSION, is_pack
+    from runtime.pack_check import check_pack
+    from runtime.pack_manifest import Manifest
+    from runtime.packing import FormatChoiceError, Telling, write_pack
     from runtime.request import NO_TOKEN, Request, Stage, TokenEvent
     from runtime.sampling import SamplingParams
     from runtime.stats import EngineStats
@@ -29,6 +34,14 @@ _HOME = {
     "EngineConfig": "config",
     "ModelConfig": "config",
     "Engine": "engine",
+    "examine": "doctor",
+    "PACK_VERSION": "pack",
+    "is_pack": "pack",
+    "check_pack": "pack_check",
+    "Manifest": "pack_manifest",
+    "FormatChoiceError": "packing",
+    "Telling": "packing",
+    "write_pack": "packing",
     "AntangelError": "errors",
     "CapacityError": "errors",
     "CheckpointError": "errors",
@@ -49,6 +62,7 @@ _HOME = {
 
 __all__ = [
     "NO_TOKEN",
+    "PACK_VERSION",
     "AntangelError",
     "CapacityError",
     "CheckpointError",
@@ -57,16 +71,23 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineStats",
+    "FormatChoiceError",
     "GrammarError",
+    "Manifest",
     "Message",
     "ModelConfig",
     "Request",
     "SamplingParams",
     "Stage",
     "StreamDecoder",
+    "Telling",
     "TokenEvent",
     "Tokenizer",
     "ToolCall",
+    "check_pack",
+    "examine",
+    "is_pack",
+    "write_pack",
 ]
 
 

@@ -16,6 +16,9 @@ LING_STOP_IDS = (156892, 156895)
 
 ARCHITECTURE = "BailingMoeV2ForCausalLM"
 
+# Keys that attention takes at once: blocks of the cache hold a multiple.
+LANES = 16
+
 ALIASES = {
     "moe_router_topk_scaling_factor": "routed_scaling_factor",
     "use_expert_bias": "moe_router_enable_expert_bias",
@@ -181,7 +184,8 @@ class ModelConfig:
 class EngineConfig:
     """How to run a model: device, number type, and what the cache and a batch may hold.
 
-    threads, kv_blocks and context of None mean: taken from the machine and the model.
+    threads, kv_blocks and context of None mean: taken from the machine and the model. `kernels` are words
+    that the name of every op's implementation must have, none for the best.
     """
 
     device: str = "cpu"
@@ -192,6 +196,7 @@ class EngineConfig:
     max_batch_tokens: int = 512
     max_sequences: int = 16
     context: int | None = None
+    kernels: str = ""
 
     def __post_init__(self) -> None:
         _require(
@@ -203,6 +208,7 @@ class EngineConfig:
         for name in positive:
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} is {value}", "Use a number above 0.")
+        _require(self.block_size % LANES == 0, f"block_size is {self.block_size}", f"Use a multiple of {LANES}.")
 
 
 def _require(condition: bool, message: str, remedy: str = FROM_THE_CHECKPOINT) -> None:

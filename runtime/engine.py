@@ -11,16 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kernels.ops import Candidates, Restriction
+from kernels.registry import Announce
 from runtime.config import EngineConfig, ModelConfig
 from runtime.drafting import DraftCheck
 from runtime.errors import AntangelError, CapacityError, ContextError
 from runtime.generation import Advance, Generation, prepare, tokens_needed
 from runtime.grammar import GrammarCompiler
-from runtime.hardware import usable_memory
+from runtime.hardware import set_threads, usable_memory
 from runtime.kv_cache import BlockAllocator, KVCache
 from runtime.model_protocol import Model
 from runtime.request import NO_TOKEN, Request, TokenEvent
-from runtime.sampling import Row, Sampler
+from runtime.sampling import Head, Row, Sampler
 from runtime.scheduler import Scheduler
 from runtime.sequence import Batch, Sequence, Span
 from runtime.stats import Counters, EngineStats
@@ -93,19 +95,27 @@ class Engine:
         config: EngineConfig | None = None,
         progress: Callable[[int, int], None] | None = None,
         *,
+        announce: Announce | None = None,
         measure_mtp: bool = False,
         use_forced: bool = True,
     ) -> Engine:
-        """Reads a checkpoint directory. `progress` is told how many layers are loaded, and of how many."""
+        """Opens a pack or a checkpoint directory.
+
+        `progress` is told how many layers are loaded, and of how many; `announce` what takes seconds besides.
+        """
         from runtime.model import DecoderModel
 
         config = config or EngineConfig()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        set_threads(config.threads)
         model_config = ModelConfig.from_directory(path)
         tokenizer = Tokenizer.from_directory(path)
-        model = DecoderModel.load(path, model_config, config, progress)
+        model = DecoderModel.load(path, model_config, config, progress, announce)
         return cls(model, model_config, tokenizer, config, measure_mtp=measure_mtp, use_forced=use_forced)
+
+    @property
+    def backend(self) -> str:
+        """The name of the kernels that compute experts."""
+        return self._model.backend
 
     @property
     def has_work(self) -> bool:
@@ -217,8 +227,8 @@ class Engine:
         self._counters.peak_running = max(self._counters.peak_running, self._scheduler.running_count)
         sampling = batch.sampling_spans()
         self._begin_masks(sampling)
-        hidden, logits = self._compute(batch)
-        drawn = self._draw(sampling, logits)
+        hidden = self._compute(batch)
+        drawn = self._draw(sampling, hidden, batch.logit_rows)
         if self._drafts:
             self._drafts.observe(batch, hidden, drawn, self._generations)
         prompt_rows = sum(span.length for span in batch.spans if not self._is_decoding(span))
@@ -236,25 +246,32 @@ class Engine:
             if constraint := self._generations[span.sequence_id].constraint:
                 constraint.begin_mask(self._executor)
 
-    @torch.inference_mode()
-    def _compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Hidden states [T, M] and logits [R, V] of a batch."""
+    def _compute(self, batch: Batch) -> Tensor:
+        """Hidden states [T, M] of a batch."""
         started = time.perf_counter()
-        on_device = batch.to(self._model.device)
-        hidden = self._model.forward(on_device, self._cache)
-        logits = self._model.logits(hidden[on_device.logit_rows]) if len(batch.logit_rows) else hidden[:0]
+        hidden = self._model.forward(batch.to(self._model.device), self._cache)
         self._counters.model_seconds += time.perf_counter() - started
-        return hidden, logits
+        return hidden
 
-    def _draw(self, sampling: tuple[Span, ...], logits: Tensor) -> dict[int, Outcome]:
-        """A token, or what went wrong, for each sequence that has logits."""
+    def _draw(self, sampling: tuple[Span, ...], hidden: Tensor, logit_rows: Tensor) -> dict[int, Outcome]:
+        """A token, or what went wrong, for each sequence whose row of hidden states [T, M] has a next token."""
         rows = {span.sequence_id: self._row(self._generations[span.sequence_id]) for span in sampling}
         drawn: dict[int, Outcome] = {i: row for i, row in rows.items() if isinstance(row, AntangelError)}
         usable = {i: row for i, row in rows.items() if isinstance(row, Row)}
         if usable:
-            chosen = logits if not drawn else logits[[i in usable for i in rows]]
-            drawn |= zip(usable, self._sampler.sample(chosen, list(usable.values())), strict=True)
+            wanted = logit_rows[[i in usable for i in rows]]
+            head = self._head(hidden.index_select(0, wanted.to(hidden.device)))
+            drawn |= zip(usable, self._sampler.sample(head, list(usable.values())), strict=True)
         return drawn
+
+    def _head(self, hidden: Tensor) -> Head:
+        def head(restrictions: list[Restriction], count: int) -> Candidates:
+            started = time.perf_counter()
+            candidates = self._model.head(hidden, self._sampler.size, restrictions, count)
+            self._counters.model_seconds += time.perf_counter() - started
+            return candidates
+
+        return head
 
     def _row(self, generation: Generation) -> Row | AntangelError:
         started = time.perf_counter()

@@ -36,3 +36,7 @@ class GrammarError(AntangelError):
 
 class CapacityError(AntangelError):
     """Weights or cache do not fit in the memory there is."""
+
+
+class NumericsError(AntangelError):
+    """An activation is no number: damaged weights, or those of another model."""

@@ -1,22 +1,20 @@
-"""What this machine has: memory that may be used, cores, and fast number types."""
+"""What this machine has: memory that may be used, cores, and the number type to compute in."""
 
 from __future__ import annotations
 
 import os
 import platform
-from functools import lru_cache
 from pathlib import Path
 
 import torch
+
+from kernels import cpu
 
 # Where a container's memory limit and use are kept: version 2 of cgroups, then version 1.
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-
-# CPU features that multiply bfloat16 natively; without one torch emulates it, five times slower than float32.
-FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def usable_memory() -> int:
@@ -33,28 +31,32 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-@lru_cache
-def cpu_features() -> frozenset[str]:
-    """Names of the instruction sets in /proc/cpuinfo; empty where there is no such file."""
+def processor_name() -> str:
+    """The processor's name for people, or its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return frozenset()
-    features = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return frozenset(features.partition(":")[2].split())
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
-def fast_bfloat16(device: torch.device | str) -> bool:
-    """Whether bfloat16 is at least as fast as float32 there."""
-    if torch.device(device).type == "cuda":
-        return True
-    return bool(cpu_features() & FAST_BFLOAT16)
+def set_threads(threads: int | None) -> None:
+    """Threads of all kernels: as told, else OMP_NUM_THREADS, else one for each usable core."""
+    count = threads or _told_threads() or usable_cores()
+    torch.set_num_threads(count)
+    cpu.set_threads(count)
+
+
+def _told_threads() -> int | None:
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(told) if told.isdecimal() and int(told) > 0 else None
 
 
 def number_type(name: str, device: torch.device | str) -> torch.dtype:
-    """The dtype for EngineConfig.dtype; auto is bfloat16 where that is fast, else float32."""
+    """The residual stream's dtype for EngineConfig.dtype; auto is float32 on a CPU, whose kernels compute in it."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    automatic = torch.bfloat16 if fast_bfloat16(device) else torch.float32
+    automatic = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     return named.get(name, automatic)
 
 

@@ -14,7 +14,8 @@ from runtime.errors import CapacityError
 class KVCache:
     """The attention state of all layers, addressed by slot = block * block_size + offset.
 
-    `layers` counts the MTP layers too: each keeps keys and values of its own, at the same slots.
+    `layers` counts the MTP layers too: each keeps keys and values of its own, at the same slots. Keys lie by
+    dimension within a block, so that scores of neighbouring keys are computed side by side.
     """
 
     def __init__(
@@ -28,16 +29,13 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (layers, blocks, block_size, kv_heads, head_dim)
-        # Zeros, not empty: a kernel may load a whole block and mask its unwritten rest, and 0 * NaN is NaN.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # [L, blocks, block_size, G, D]
-        self.values = torch.zeros(shape, dtype=dtype, device=device)  # [L, blocks, block_size, G, D]
-        self.block_size = block_size
+        def zeros(*block: int) -> Tensor:
+            # Not empty: a kernel may load a whole block and mask its unwritten rest, and 0 * NaN is NaN.
+            return torch.zeros((layers, blocks, kv_heads, *block), dtype=dtype, device=device)
 
-    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Stores k and v, both [T, G, D], at `slots` [T] of one layer."""
-        self.keys[layer].flatten(0, 1).index_copy_(0, slots, k)
-        self.values[layer].flatten(0, 1).index_copy_(0, slots, v)
+        self.keys = zeros(head_dim, block_size)  # [L, blocks, G, D, block_size]
+        self.values = zeros(block_size, head_dim)  # [L, blocks, G, block_size, D]
+        self.block_size = block_size
 
     @property
     def nbytes(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kernels.ops import Candidates, Restriction
 from runtime.kv_cache import KVCache
 from runtime.sequence import Batch
 
@@ -22,6 +24,11 @@ class Model(Protocol):
         """Layers that keep keys and values, those of the MTP layer included."""
         ...
 
+    @property
+    def backend(self) -> str:
+        """The name of the kernels that compute experts."""
+        ...
+
     device: torch.device
     dtype: torch.dtype
 
@@ -31,6 +38,10 @@ class Model(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [R, V] of hidden states [R, M]."""
+        ...
+
+    def head(self, hidden: Tensor, size: int, restrictions: Sequence[Restriction], count: int) -> Candidates:
+        """The `count` likeliest of the first `size` tokens after each of the hidden states [R, M]."""
         ...
 
     def mtp_forward(self, hidden: Tensor, next_token_ids: Tensor, batch: Batch, cache: KVCache) -> Tensor:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from kernels.ops import Candidates, Restriction
 from runtime.errors import AntangelError
 
 # With no top-k, this many of the best usually hold all that top-p keeps; the whole row is sorted when not.
@@ -89,10 +90,15 @@ class TokenHistory:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Some of the highest scores of a row, highest first, ties in id order."""
+    """The highest scores of a row, highest first, ties in id order; `total` as in Candidates."""
 
     ids: list[int]
     scores: list[float]
+    total: float
+
+
+# A model's head over rows whose restrictions are given: the number of candidates to tell comes second.
+Head = Callable[[list[Restriction], int], Candidates]
 
 
 class Sampler:
@@ -102,18 +108,13 @@ class Sampler:
         self.size = size
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[int | LogitsError]:
-        """One token id per row of fp32 logits [R, V], or the error of that row alone.
-
-        Grammar and penalty are written into the logits, which are of no use afterwards.
-        """
-        scores = logits[:, : self.size]
-        for i, row in enumerate(rows):
-            _restrict(scores[i], row)
+    def sample(self, head: Head, rows: Sequence[Row]) -> list[int | LogitsError]:
+        """One token id per row of the head, or the error of that row alone."""
         looks = [min(_look(row.params), self.size) for row in rows]
-        values, ids = scores.topk(max(looks))
-        found = zip(scores, rows, looks, ids.tolist(), values.tolist(), strict=True)
-        return [_choose(score, row, Ranked(i[:look], v[:look])) for score, row, look, i, v in found]
+        found = head([_restriction(row) for row in rows], max(looks))
+        parts = zip(found.ids.tolist(), found.scores.tolist(), found.totals.tolist(), looks, strict=True)
+        ranked = [Ranked(ids[:look], scores[:look], total) for ids, scores, total, look in parts]
+        return [_choose(*part) for part in zip(found.all_scores, rows, ranked, strict=True)]
 
 
 def uniform(seed: int, stage: int, position: int) -> float:
@@ -123,18 +124,16 @@ def uniform(seed: int, stage: int, position: int) -> float:
 
 
 def _look(params: SamplingParams) -> int:
-    """One more than is kept, to see whether a tie reaches across the edge."""
-    return 2 if params.temperature == 0 else (params.top_k or FIRST_LOOK) + 1
+    """How many of the highest scores are looked at first."""
+    return 1 if params.temperature == 0 else params.top_k or FIRST_LOOK
 
 
-def _restrict(scores: Tensor, row: Row) -> None:
-    """Applies the grammar and the repetition penalty to one row [V], in place."""
-    if row.allowed is not None:
-        scores.masked_fill_(~row.allowed[: len(scores)].to(scores.device), -math.inf)
-    if row.seen is not None and row.params.repetition_penalty != 1:
-        seen, penalty = row.seen.to(scores.device), row.params.repetition_penalty
-        values = scores[seen]
-        scores.scatter_(0, seen, torch.where(values > 0, values / penalty, values * penalty))
+def _restriction(row: Row) -> Restriction:
+    """A total is asked for where top-p is to be a share of the whole vocabulary."""
+    params = row.params
+    needs_total = not params.top_k and params.top_p < 1
+    seen = row.seen if params.repetition_penalty != 1 else None
+    return Restriction(row.allowed, seen, params.repetition_penalty, params.temperature if needs_total else 0.0)
 
 
 def _choose(scores: Tensor, row: Row, best: Ranked) -> int | LogitsError:
@@ -142,26 +141,13 @@ def _choose(scores: Tensor, row: Row, best: Ranked) -> int | LogitsError:
     if not math.isfinite(best.scores[0]):
         return LogitsError("the model gave no usable logits for a token", "Check the weights with `doctor`.")
     if params.temperature == 0:
-        return _leading(scores, best, 1).ids[0]
+        return best.ids[0]
     draw = uniform(params.seed, row.stage, row.position)
     if not params.top_k and params.top_p == 1:
         return _draw_from_all(scores, params, draw)
     if params.top_k:
-        return _draw_from(_leading(scores, best, params.top_k), params, draw)
+        return _draw_from(best, params, draw)
     return _draw_from_nucleus(scores, best, params, draw)
-
-
-def _leading(scores: Tensor, best: Ranked, count: int) -> Ranked:
-    """The `count` highest. `best` decides unless a tie reaches across its end."""
-    if count < len(best.ids) and best.scores[count - 1] == best.scores[-1]:
-        values, ids = scores.sort(descending=True, stable=True)
-        return Ranked(ids[:count].tolist(), values[:count].tolist())
-    pairs = sorted(zip(best.scores, best.ids, strict=True), key=_by_score)[:count]
-    return Ranked([token_id for _, token_id in pairs], [score for score, _ in pairs])
-
-
-def _by_score(pair: tuple[float, int]) -> tuple[float, int]:
-    return -pair[0], pair[1]
 
 
 def _weights(ranked: Ranked, temperature: float) -> list[float]:
@@ -178,14 +164,11 @@ def _draw_from(ranked: Ranked, params: SamplingParams, draw: float) -> int:
 
 def _draw_from_nucleus(scores: Tensor, best: Ranked, params: SamplingParams, draw: float) -> int:
     """With no top-k: the highest few hold all that top-p keeps, or the whole row is sorted."""
-    whole = len(best.ids) == len(scores)
-    first = _leading(scores, best, len(best.ids) - (not whole))
-    total = float(torch.exp((scores.double() - first.scores[0]) / params.temperature).sum())
-    weights = _weights(first, params.temperature)
-    count, mass = _nucleus(weights, params, total)
-    if whole or count < len(weights):
-        return first.ids[_reach(weights, count, draw * mass)]
-    return _draw_from_sorted(scores, params, draw, total)
+    weights = _weights(best, params.temperature)
+    count, mass = _nucleus(weights, params, best.total)
+    if count < len(weights) or len(weights) == len(scores):
+        return best.ids[_reach(weights, count, draw * mass)]
+    return _draw_from_sorted(scores, params, draw, best.total)
 
 
 def _nucleus(weights: list[float], params: SamplingParams, total: float) -> tuple[int, float]:

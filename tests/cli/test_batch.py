@@ -28,7 +28,7 @@ RUN = CliRunner()
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     scripted = Scripted()
-    monkeypatch.setattr(load, "open_model", lambda settings, advance, sequences=1: scripted)
+    monkeypatch.setattr(load, "open_model", lambda settings, advance, sequences=1, announce=None: scripted)
     return scripted
 
 
@@ -187,7 +187,7 @@ from tests.cli.scripted import Scripted, answer_well
 def script(task):
     text, answer = answer_well(task)
     return ("hm " * 5000 if "endless" in task.turns[-1].content else text), answer
-def opened(settings, advance, sequences=1):
+def opened(settings, advance, sequences=1, announce=None):
     model = Scripted(script)
     model.on_step = lambda step: time.sleep(0.02)
     return model

@@ -31,7 +31,7 @@ RUN = CliRunner()
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     scripted = Scripted()
-    monkeypatch.setattr(load, "open_model", lambda settings, advance, sequences=1: scripted)
+    monkeypatch.setattr(load, "open_model", lambda settings, advance, sequences=1, announce=None: scripted)
     return scripted
 
 
@@ -213,7 +213,7 @@ def script(task):
     return ("First.\\n\\nNext.\\n\\n" + "hm " * 2000, None) if task.turns[-1].content == "count" else answer_well(task)
 model = Scripted(script)
 model.on_step = lambda step: time.sleep(0.01)
-load.open_model = lambda settings, advance, sequences=1: model
+load.open_model = lambda settings, advance, sequences=1, announce=None: model
 main()
 """
 

@@ -27,7 +27,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, scripted: Scripted) -> Scripted:
-    monkeypatch.setattr(load, "open_model", lambda settings, advance, sequences=1: scripted)
+    monkeypatch.setattr(load, "open_model", lambda settings, advance, sequences=1, announce=None: scripted)
     return scripted
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from antangel_cli import load
+from antangel_cli import load, source
 from antangel_cli.clinic.model import Model, Piece, Sampling, Task, Turn
 from antangel_cli.errors import CommandError, ModelError, PolicyError, RejectedError
 from antangel_cli.settings import Settings
@@ -130,7 +130,7 @@ def test_provenance_names_what_answered(model: Model, checkpoint: Path) -> None:
     assert model.provenance["demonstration"] is False
     assert model.provenance["number_format"] == "float32"
     assert model.provenance["device"] == "cpu"
-    assert model.provenance["weights"] == load.manifest_hash(checkpoint)
+    assert model.provenance["weights"] == source.manifest_hash(checkpoint)
 
 
 def copy_of(checkpoint: Path, place: Path) -> Path:
@@ -139,10 +139,10 @@ def copy_of(checkpoint: Path, place: Path) -> Path:
 
 def test_the_manifest_hash_sees_one_changed_byte(checkpoint: Path, tmp_path: Path) -> None:
     copy = copy_of(checkpoint, tmp_path)
-    assert load.manifest_hash(copy) == load.manifest_hash(checkpoint)
+    assert source.manifest_hash(copy) == source.manifest_hash(checkpoint)
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert load.manifest_hash(copy) != load.manifest_hash(checkpoint)
+    assert source.manifest_hash(copy) != source.manifest_hash(checkpoint)
 
 
 def opening(path: Path, **settings: object) -> CommandError:
@@ -180,26 +180,26 @@ def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path) -> None:
 def test_the_demonstration_model_is_known_by_its_mark(checkpoint: Path, tmp_path: Path) -> None:
     copy = copy_of(checkpoint, tmp_path)
     config = json.loads((copy / "config.json").read_text())
-    assert load.find_model(Settings(model=str(copy))).demonstration is False
-    (copy / "config.json").write_text(json.dumps(config | {load.MARK: True}))
-    assert load.find_model(Settings(model=str(copy))).demonstration is True
+    assert source.find_model(Settings(model=str(copy))).demonstration is False
+    (copy / "config.json").write_text(json.dumps(config | {source.MARK: True}))
+    assert source.find_model(Settings(model=str(copy))).demonstration is True
 
 
 def test_the_embedded_model_is_a_demonstration_whatever_it_says(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "EMBEDDED", checkpoint)
+    monkeypatch.setattr(source, "EMBEDDED", checkpoint)
     for settings in (Settings(), Settings(model=str(checkpoint))):
-        assert load.find_model(settings).demonstration is True
+        assert source.find_model(settings).demonstration is True
     with pytest.raises(PolicyError) as caught:
-        load.find_model(Settings(demo_model=False, origins={"demo_model": "/etc/antangel/config.toml"}))
+        source.find_model(Settings(demo_model=False, origins={"demo_model": "/etc/antangel/config.toml"}))
     assert caught.value.exit_code == 7
     assert "/etc/antangel/config.toml" in caught.value.message
 
 
 def test_without_any_model_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(load, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(source, "EMBEDDED", tmp_path)
     with pytest.raises(ModelError) as caught:
-        load.find_model(Settings())
+        source.find_model(Settings())
     assert caught.value.exit_code == 4
     assert "-m DIR" in caught.value.remedy

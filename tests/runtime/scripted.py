@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from kernels.floating import candidates
+from kernels.ops import Candidates, Restriction
 from runtime.kv_cache import KVCache
 from runtime.sequence import Batch
 
@@ -20,6 +23,7 @@ class ScriptedModel:
     `poisoned_token` the logits are NaN.
     """
 
+    backend = "scripted"
     has_mtp = False
     cache_layers = 1
     device = torch.device("cpu")
@@ -32,8 +36,8 @@ class ScriptedModel:
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         self.batches.append(batch)
-        keys = batch.token_ids.float()[:, None, None].expand(-1, *cache.keys.shape[3:])
-        cache.write(0, batch.slots, keys, keys)
+        block, offset = batch.slots // cache.block_size, batch.slots % cache.block_size
+        cache.keys[0, block, :, :, offset] = batch.token_ids.float()[:, None, None]
         rows = [h for span in batch.spans for h in self._hashes(span.blocks, span.context, span.length, cache)]
         return torch.tensor(rows, dtype=torch.int64)[:, None]
 
@@ -41,12 +45,15 @@ class ScriptedModel:
         rows = [self._row(int(h)) for h in hidden[:, 0].tolist()]
         return torch.stack(rows)
 
+    def head(self, hidden: Tensor, size: int, restrictions: Sequence[Restriction], count: int) -> Candidates:
+        return candidates(self.logits(hidden), size, restrictions, count)
+
     def mtp_forward(self, hidden: Tensor, next_token_ids: Tensor, batch: Batch, cache: KVCache) -> Tensor:
         """A perfect draft: the hash that the context will have once the next token is in it."""
         return (hidden * 31 + next_token_ids[:, None] + 1) % PRIME
 
     def _hashes(self, blocks: tuple[int, ...], context: int, length: int, cache: KVCache) -> list[int]:
-        tokens = cache.keys[0, list(blocks), :, 0, 0].flatten().tolist()
+        tokens = cache.keys[0, list(blocks), 0, 0].flatten().tolist()
         hashes, h = [], 7
         for token in tokens[: context + length]:
             h = (h * 31 + int(token) + 1) % PRIME

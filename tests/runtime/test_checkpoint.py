@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from runtime.checkpoint import INDEX, Checkpoint, TensorSpec, expected_tensors
+from runtime.checkpoint import Checkpoint, TensorSpec, expected_tensors
 from runtime.config import ModelConfig
 from runtime.errors import CheckpointError
+from runtime.shards import INDEX
 from tests.runtime.model_steps import load, make_cache, run
 from tests.runtime.test_config import LING_FLASH
 from tests.runtime.tiny import make_tiny_checkpoint

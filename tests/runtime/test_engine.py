@@ -25,7 +25,7 @@ from tests.runtime.scripted import ScriptedModel
 from tests.runtime.tiny import make_tiny_checkpoint, tiny_config, tokenizer_json
 
 TOKENIZER = Tokenizer(tokenizer_json())
-CONFIG = EngineConfig(block_size=8, kv_blocks=64, max_batch_tokens=64, max_sequences=8)
+CONFIG = EngineConfig(block_size=16, kv_blocks=64, max_batch_tokens=64, max_sequences=8)
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1)
 FREE = SamplingParams(temperature=1.0, top_k=50, seed=3, ignore_eos=True)
 ENDLESS = replace(GREEDY, ignore_eos=True)
@@ -125,7 +125,7 @@ def test_alone_chunked_and_preempted_are_the_same_as_together(kind: str, checkpo
     assert [told(run(alone, [request])[0]) for request in MIXED] == expected
     chunked = engines(kind, checkpoint, replace(CONFIG, max_batch_tokens=7))
     assert [told(events) for events in run(chunked, MIXED)] == expected
-    crowded = engines(kind, checkpoint, replace(CONFIG, kv_blocks=25, max_batch_tokens=16))
+    crowded = engines(kind, checkpoint, replace(CONFIG, kv_blocks=13, max_batch_tokens=16))
     assert [told(events) for events in run(crowded, MIXED)] == expected
     assert together.stats().preemptions == alone.stats().preemptions == 0
     assert crowded.stats().preemptions > 0

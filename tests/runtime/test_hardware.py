@@ -1,4 +1,4 @@
-"""Memory within a container's limit, allowed cores, and the number type that `auto` means."""
+"""Memory within a container's limit, allowed cores, threads, and the number type that `auto` means."""
 
 from __future__ import annotations
 
@@ -34,12 +34,22 @@ def test_cores_are_those_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.usable_cores() == 3
 
 
-@pytest.mark.parametrize(("features", "expected"), [({"avx2"}, torch.float32), ({"avx512_bf16"}, torch.bfloat16)])
-def test_auto_is_bfloat16_only_where_that_is_fast(
-    monkeypatch: pytest.MonkeyPatch, features: set[str], expected: torch.dtype
-) -> None:
-    monkeypatch.setattr(hardware, "cpu_features", lambda: frozenset(features))
-    assert hardware.number_type("auto", "cpu") == expected
+def test_auto_is_float32_on_a_cpu() -> None:
+    assert hardware.number_type("auto", "cpu") == torch.float32
     assert hardware.number_type("auto", "cuda") == torch.bfloat16
     assert hardware.number_type("float32", "cuda") == torch.float32
     assert hardware.number_type("bfloat16", "cpu") == torch.bfloat16
+
+
+@pytest.mark.parametrize(("told", "expected"), [("3", 3), ("2,1", 2), ("", 5), ("many", 5), ("0", 5)])
+def test_threads_are_as_told_else_one_for_each_core(
+    monkeypatch: pytest.MonkeyPatch, told: str, expected: int
+) -> None:
+    heard: list[int] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5)))
+    monkeypatch.setattr(hardware.cpu, "set_threads", heard.append)
+    monkeypatch.setattr(torch, "set_num_threads", heard.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    hardware.set_threads(None)
+    hardware.set_threads(7)
+    assert heard == [expected, expected, 7, 7]

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.registry import implementations
 from runtime.config import EngineConfig, ModelConfig
+from runtime.hardware import set_threads
 from runtime.model import DecoderModel
 from tests.runtime.model_steps import make_batch, make_cache, run
 from tests.runtime.tiny import make_tiny_checkpoint
@@ -39,15 +41,23 @@ def in_chunks(model: DecoderModel, ids: list[int], cuts: list[int], block_size: 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_chunks_change_no_bit(directory: Path, dtype: str, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    set_threads(threads)
     try:
         model, ids = load(directory, dtype), tokens(90)
         whole = in_chunks(model, ids, [])
         for cuts in ([1], [16, 32], [63, 64, 65], [7, 30, 71], list(range(60, 90))):
             assert torch.equal(in_chunks(model, ids, cuts), whole), cuts
     finally:
-        torch.set_num_threads(before)
+        set_threads(None)
+
+
+def test_every_implementation_gives_the_same_bits(directory: Path) -> None:
+    config, ids = ModelConfig.from_directory(directory), tokens(70)
+    names = [i.name for i in implementations("experts") if i.supports(torch.device("cpu"), torch.float32, None) is None]
+    assert "torch" in names
+    models = [DecoderModel.load(directory, config, EngineConfig(kernels=name)) for name in names]
+    first, *others = [in_chunks(model, ids, [40, 41]) for model in models]
+    assert all(torch.equal(other, first) for other in others)
 
 
 def test_decoding_equals_prefill_from_the_first_token(directory: Path) -> None:

@@ -10,13 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kernels.floating import candidates
 from runtime.sampling import FIRST_LOOK, LogitsError, Row, Sampler, SamplingParams, TokenHistory, uniform
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1)
 
 
+def sample(size: int, logits: Tensor, rows: list[Row]) -> list[int | LogitsError]:
+    """Draws from logits [R, V] as from a model's head."""
+    return Sampler(size).sample(lambda restrictions, count: candidates(logits, size, restrictions, count), rows)
+
+
 def draw(logits: Tensor, params: SamplingParams, position: int = 0, **row: Tensor) -> int:
-    token = Sampler(len(logits)).sample(logits[None].clone(), [Row(params, 0, position, **row)])[0]
+    token = sample(len(logits), logits[None], [Row(params, 0, position, **row)])[0]
     assert isinstance(token, int)
     return token
 
@@ -96,8 +102,8 @@ def test_neighbours_change_nothing() -> None:
         Row(SamplingParams(temperature=5, top_k=0, top_p=0.999), 1, 2),
         Row(SamplingParams(top_k=3), 1, 2, allowed=torch.arange(500) % 3 == 0),
     ]
-    alone = [Sampler(500).sample(logits[i : i + 1].clone(), [row])[0] for i, row in enumerate(rows)]
-    assert Sampler(500).sample(logits, rows) == alone
+    alone = [sample(500, logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
+    assert sample(500, logits, rows) == alone
 
 
 def test_draws_differ_by_seed_stage_and_position_and_are_spread() -> None:
@@ -132,7 +138,7 @@ def test_the_grammar_comes_before_everything() -> None:
 def test_padding_is_never_drawn(params: SamplingParams) -> None:
     logits = torch.zeros(1, 8)
     logits[0, 5:] = 50.0
-    drawn = {Sampler(5).sample(logits, [Row(params, 0, position)])[0] for position in range(40)}
+    drawn = {sample(5, logits, [Row(params, 0, position)])[0] for position in range(40)}
     assert drawn <= set(range(5))
 
 
@@ -141,12 +147,12 @@ def test_bad_logits_are_the_error_of_their_row_alone(bad: float) -> None:
     logits = torch.zeros(3, 10)
     logits[:, 4] = 1
     logits[1, 7] = bad
-    first, second, third = Sampler(10).sample(logits, [Row(GREEDY, 0, 0)] * 3)
+    first, second, third = sample(10, logits, [Row(GREEDY, 0, 0)] * 3)
     assert (first, third) == (4, 4)
     assert isinstance(second, LogitsError)
     logits = torch.zeros(1, 10)
     nothing = Row(GREEDY, 0, 0, allowed=torch.zeros(10, dtype=torch.bool))
-    assert isinstance(Sampler(10).sample(logits, [nothing])[0], LogitsError)
+    assert isinstance(sample(10, logits, [nothing])[0], LogitsError)
 
 
 def test_history_keeps_distinct_ids_as_it_grows() -> None:

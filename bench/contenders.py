@@ -1,0 +1,95 @@
+"""Who is compared: ours in two choices of formats, llama.cpp, and a reader of memory. Makes the files they need."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.bandwidth import bandwidth_command
+from bench.place import FILES, ROOT
+from bench.random_pack import write_random_pack
+from bench.worker import Worker
+from kernels.formats import Format
+
+OURS, DEFAULT, PEER, BANDWIDTH = "antangel w4a8:64", "antangel default", "llama.cpp Q4_0", "bandwidth"
+
+# Formats of experts, and of every other matrix.
+FORMATS = {OURS: ("w4a8:64", "w4a8:64"), DEFAULT: ("w4a8:64", "w8a8:64")}
+
+
+@dataclass(frozen=True)
+class PeerSettings:
+    """How llama.cpp loads: whether it maps the file, and whether it rearranges weights for its fastest kernels."""
+
+    mmap: bool
+    repack: bool
+
+    def __str__(self) -> str:
+        return f"mmap {'on' if self.mmap else 'off'}, repack {'on' if self.repack else 'off'}"
+
+    @property
+    def flags(self) -> list[str]:
+        return ["--mmap" if self.mmap else "--no-mmap", "--repack" if self.repack else "--no-repack"]
+
+
+PEER_SETTINGS = tuple(PeerSettings(mmap, repack) for repack in (True, False) for mmap in (True, False))
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """Starts workers on the models of a shape."""
+
+    shape: Path
+    threads: int
+    peer_python: Path
+    directory: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        key = hashlib.sha256(self.shape.read_bytes()).hexdigest()[:12]
+        object.__setattr__(self, "directory", FILES / key)
+
+    def make_files(self) -> None:
+        """The GGUF and both packs, each where it is not there yet."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self._gguf.exists():
+            _say(f"writing {self._gguf}")
+            command = [self.peer_python, "-m", "bench.peer.gguf_file", self.shape, self._gguf]
+            subprocess.run(command, cwd=ROOT, check=True)
+        for name, (experts, dense) in FORMATS.items():
+            self._make_pack(self._pack(name), Format.parse(experts), Format.parse(dense))
+
+    def ours(self, name: str) -> Worker:
+        command = [sys.executable, "-m", "bench.engine", str(self._pack(name)), "--threads", str(self.threads)]
+        return Worker(name, command, self._log(name))
+
+    def peer(self, settings: PeerSettings) -> Worker:
+        command = [str(self.peer_python), "-m", "bench.peer.engine", str(self._gguf), "--threads", str(self.threads)]
+        return Worker(PEER, command + settings.flags, self._log(PEER))
+
+    def bandwidth(self) -> Worker:
+        return Worker(BANDWIDTH, bandwidth_command(self.threads), self._log(BANDWIDTH), introduces=False)
+
+    @property
+    def _gguf(self) -> Path:
+        return self.directory / "q4_0.gguf"
+
+    def _pack(self, name: str) -> Path:
+        return self.directory / name.replace(" ", "-").replace(":", "-")
+
+    def _log(self, name: str) -> Path:
+        return self.directory / f"{name.split()[0]}.log"
+
+    def _make_pack(self, path: Path, experts: Format, dense: Format) -> None:
+        if path.exists():
+            return
+        _say(f"writing {path}")
+        part, first = path.with_suffix(".part"), self._pack(OURS)
+        write_random_pack(self.shape, part, experts=experts, dense=dense, like=first if first.exists() else None)
+        part.rename(path)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
