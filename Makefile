@@ -37,6 +37,7 @@ emulate: setup
 
 bench: setup
 	$(BIN)/python -m bench.decode
+	$(BIN)/python -m bench.speed
 
 wheel: setup
 	$(BIN)/python -m build --wheel --no-isolation

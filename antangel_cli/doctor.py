@@ -1,4 +1,4 @@
-"""`antangel doctor`: what this machine is, which kernels it gets and why it did not get others, and which model answers."""
+"""`antangel doctor`: this machine, the kernels it gets and why not others, and which model answers."""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ def write_pack(
 
     telling = runtime.Telling(packing, verifying, announce)
     try:
-        with _pack_problems(checkpoint):
+        with _pack_problems():
             return _made_pack(directory, runtime.write_pack(checkpoint, directory, telling=telling, **formats))
     except OSError as error:
         raise UsageError(f"{error.filename or directory}: {error.strerror}.", "Name another directory.") from error
@@ -279,22 +279,21 @@ def check_pack(directory: str, verifying: Advance) -> MadePack:
     """Read a pack to its last byte. Raises ModelError where one is not as it was written."""
     import runtime
 
-    with _pack_problems(directory):
+    with _pack_problems():
         return _made_pack(directory, runtime.check_pack(directory, verifying))
 
 
 @contextlib.contextmanager
-def _pack_problems(path: str) -> Iterator[None]:
+def _pack_problems() -> Iterator[None]:
     """A format that does not exist is a wrong flag; the rest is a problem with the model."""
     import runtime
 
     try:
-        with _problems(Source(Path(path), path, False)):
-            yield
-    except ModelError as error:
-        if isinstance(error.__cause__, runtime.FormatChoiceError):
-            raise UsageError(f"{error.__cause__.message}.", error.remedy) from error
-        raise
+        yield
+    except runtime.FormatChoiceError as error:
+        raise UsageError(error.message, error.remedy) from error
+    except runtime.AntangelError as error:
+        raise ModelError(error.message, error.remedy, code=_code(error), stage="pack") from error
 
 
 def _made_pack(directory: str, manifest: runtime.Manifest) -> MadePack:

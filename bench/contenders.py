@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -77,18 +78,23 @@ class Contenders:
         return self.directory / "q4_0.gguf"
 
     def _pack(self, name: str) -> Path:
-        return self.directory / name.replace(" ", "-").replace(":", "-")
+        return self.directory / _file_name(name)
 
     def _log(self, name: str) -> Path:
-        return self.directory / f"{name.split()[0]}.log"
+        return self.directory / f"{_file_name(name)}.log"
 
     def _make_pack(self, path: Path, experts: Format, dense: Format) -> None:
         if path.exists():
             return
         _say(f"writing {path}")
         part, first = path.with_suffix(".part"), self._pack(OURS)
+        shutil.rmtree(part, ignore_errors=True)
         write_random_pack(self.shape, part, experts=experts, dense=dense, like=first if first.exists() else None)
         part.rename(path)
+
+
+def _file_name(name: str) -> str:
+    return name.replace(" ", "-").replace(":", "-").replace(".", "-")
 
 
 def _say(line: str) -> None:

@@ -14,8 +14,8 @@ MARKS = ("<!-- table -->\n", "<!-- end of table -->\n")
 
 
 def render(result: dict[str, Any]) -> str:
-    """Machine, rates, targets and settings, as Markdown."""
-    parts = (_machine(result), _rates(result), _targets(result), _bandwidth(result), _peer(result))
+    """Machine, rates, targets, settings and routing, as Markdown."""
+    parts = (_machine(result), _rates(result), _targets(result), _bandwidth(result), _peer(result), _routing(result))
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -28,10 +28,9 @@ def write(result: dict[str, Any], page: Path = PAGE) -> None:
 
 def _machine(result: dict[str, Any]) -> Iterator[str]:
     machine = result["machine"]
-    yield (
-        f"{machine['processor']}, {machine['cores']} cores ({', '.join(machine['flags'])}), {result['threads']} threads, "
-        f"{result['rounds']} rounds, {result['date'][:10]}, commit {result['commit']}."
-    )
+    flags = ", ".join(machine["flags"])
+    yield f"{machine['processor']}, {machine['cores']} cores ({flags}), {result['threads']} threads."
+    yield f"{result['rounds']} rounds on {result['date'][:10]}, commit {result['commit']}."
     busy = max(result["busy_cores_before"], result["busy_cores_after"])
     yield f"Besides the comparison, {busy:.2f} cores were busy before or after it."
 
@@ -69,6 +68,17 @@ def _peer(result: dict[str, Any]) -> Iterator[str]:
     settings = ", ".join(f"{name} {_shown(value)}" for name, value in peer["settings"].items())
     yield f"llama-cpp-python {peer['llama_cpp_python']} (ggml {peer['ggml_commit']}), {settings}. Its own account:"
     yield f"`{peer['system_info'].strip(' |')}`"
+    for tried in result["peer_settings_tried"]:
+        rates = ", ".join(f"{measure} {rate:.1f}" for measure, rate in tried["tokens_per_s"].items())
+        yield f"- mmap {_shown(tried['mmap'])}, repack {_shown(tried['repack'])}: {rates} tokens/s"
+
+
+def _routing(result: dict[str, Any]) -> Iterator[str]:
+    yield f"| distinct experts of {result['shape']['num_experts']} in a layer | {' | '.join(result['measures'])} |"
+    yield "|---|" + "---:|" * len(result["measures"])
+    for name, about in result["contenders"].items():
+        hit = [f"{about['distinct_experts_per_layer'][measure]:.1f}" for measure in result["measures"]]
+        yield f"| {name} | {' | '.join(hit)} |"
 
 
 def _shown(value: bool | int) -> str:

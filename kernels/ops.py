@@ -1,6 +1,7 @@
 """What each op means: one Protocol per op, with shapes. Implementations differ in speed, never in a bit.
 
-Every op is defined to the bit (docs/exact-experts.md), so a row's result is the same alone, among others and in any order.
+Every op is defined to the bit (docs/exact-experts.md), so a row's result is the same alone, among others and in any
+order.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class AttentionPlan:
 class Restriction:
     """What a row's logits must obey before a token is chosen.
 
-    Ids not `allowed` (bool [V], None allows all) become minus infinity. Those `seen` (int64) that are positive are divided
-    by `penalty`, the others multiplied by it. `temperature` 0 asks for no total.
+    Ids not `allowed` (bool [V], None allows all) become minus infinity. Those `seen` (int64) that are positive are
+    divided by `penalty`, the others multiplied by it. `temperature` 0 asks for no total.
     """
 
     allowed: Tensor | None = field(default=None, repr=False)
@@ -158,8 +159,8 @@ class Experts(Protocol):
     ) -> Tensor:
         """R(R(sum of weights x expert outputs) + R(shared expert)), added to residual [T, M] if given: [T, M].
 
-        x [T, M], ids int64 [T, K] ascending, weights fp32 [T, K]; the sum is taken in that order in fp32, and R rounds to
-        x's dtype. Only touched experts are read.
+        x [T, M], ids int64 [T, K] ascending, weights fp32 [T, K]; the sum is taken in that order in fp32, and R
+        rounds to x's dtype. Only touched experts are read.
         """
         ...
 
@@ -177,9 +178,9 @@ class QueryKeyValue(Protocol):
     ) -> Tensor:
         """Queries [T, H, D] of the residual stream x [T, M], normed and rotated; keys and values go to the cache.
 
-        The input is normed, projected; each query and key head is normed, then its first R dimensions are rotated, element i
-        with i + R/2, by cos and sin fp32 [T, R/2]. slots int64 [T] are block * block_size + offset in keys [blocks, G, D,
-        block_size] and values [blocks, G, block_size, D], fp32 or bf16.
+        The input is normed and projected; each query and key head is normed, then its first R dimensions are rotated,
+        element i with i + R/2, by cos and sin fp32 [T, R/2]. slots int64 [T] are block * block_size + offset in keys
+        [blocks, G, D, block_size] and values [blocks, G, block_size, D], fp32 or bf16.
         """
         ...
 
@@ -188,8 +189,8 @@ class PagedAttention(Protocol):
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
         """Causal attention of q [T, H, D] over cached keys and values: [T, H D] in q's dtype.
 
-        keys [blocks, G, D, block_size] and values [blocks, G, block_size, D] in fp32 or bf16, block_size a multiple of 16.
-        Query head h reads KV head h // (H / G). Every slot of a block named in the plan must hold finite numbers.
+        keys [blocks, G, D, block_size] and values [blocks, G, block_size, D] in fp32 or bf16, block_size a multiple
+        of 16. Query head h reads KV head h // (H / G). Every slot of a block named in the plan must hold finite numbers.
         """
         ...
 

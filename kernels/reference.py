@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.exact import lanes, silu
+from kernels.exact import LANES, fold, pad, silu
 from kernels.formats import ROW_BLOCK, Matrix, centred, scales, split_rows
 from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights
 from kernels.registry import Announce, register
@@ -24,6 +24,9 @@ LARGEST = 1 << 24
 
 # Weights that are unpacked at once.
 UNPACKED = 1 << 22
+
+# Elements that stay in cache while a sum runs over them.
+CACHED = 1 << 18
 
 INFINITY_BITS = 0x7F800000
 SMALLEST_AMAX_BITS = (127 - 100) << 23  # 2^-100
@@ -80,9 +83,17 @@ def product(x: Tensor, matrix: Matrix) -> Tensor:
 
 def float_product(x: Tensor, matrix: Matrix) -> Tensor:
     """`product` with the floats of an unquantised matrix, each by sixteen lanes."""
-    weight = matrix.floats.float()
-    tokens = max(LARGEST // weight.numel(), 1)
-    return torch.cat([lanes(part[:, None] * weight) for part in x.split(tokens)])  # lanes of [t, N, K]
+    steps = pad(matrix.floats.float()).t().contiguous().view(-1, LANES, matrix.rows)  # [K/16, 16, N]
+    tokens = max(CACHED // (LANES * matrix.rows), 1)
+    return torch.cat([_by_lanes(part.unflatten(-1, (-1, LANES)), steps) for part in pad(x).split(tokens)])
+
+
+def _by_lanes(x: Tensor, steps: Tensor) -> Tensor:
+    """x [T, K/16, 16] times steps [K/16, 16, N]: [T, N]."""
+    sums = x.new_zeros(x.shape[0], *steps.shape[1:])
+    for step, weight in enumerate(steps):
+        sums = sums + x[:, step, :, None] * weight
+    return fold(sums.transpose(1, 2))
 
 
 def quantised_product(x: Tensor, matrix: Matrix) -> Tensor:

@@ -18,7 +18,7 @@ from nano.corpus import Example, diagnose_example
 from nano.evaluate import Subject, answers, diagnose_request, perplexity, ranked
 from nano.export import CHECKPOINT
 from nano.world import load_world
-from runtime import pack
+from runtime import write_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RESULT = ROOT / "docs" / "quality.md", ROOT / "bench" / "results" / "quality.json"
@@ -69,7 +69,12 @@ def measure(path: Path, formats: Formats, cases: dict[str, list[Example]]) -> Qu
         names[language] = [ranked(text)[:3] for text in texts]
         engine.close()
     everything = [example for examples in cases.values() for example in examples]
-    truth = [example.patient.condition.name[language == "zh"] for language in cases for example in cases[language] if example.patient]
+    truth = [
+        example.patient.condition.name[language == "zh"]
+        for language in cases
+        for example in cases[language]
+        if example.patient
+    ]
     found = [row for rows in names.values() for row in rows]
     return Quality(
         formats=str(formats),
@@ -105,7 +110,7 @@ def measured(checkpoint: Path, count: int) -> Iterator[Quality]:
     for formats in TRIED:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "pack"
-            pack(checkpoint, place, experts=str(formats.experts), dense=str(formats.dense))
+            write_pack(checkpoint, place, experts=str(formats.experts), dense=str(formats.dense))
             yield against(baseline, measure(place, formats, cases))
 
 

@@ -27,7 +27,7 @@ from runtime.config import EngineConfig, ModelConfig
 from runtime.errors import NumericsError
 from runtime.hardware import number_type
 from runtime.kv_cache import KVCache
-from runtime.layers import DecoderLayer, LayerReader, MTPLayer, Progress
+from runtime.layers import DecoderLayer, LayerReader, Progress
 from runtime.moe import Routing
 from runtime.rope import RopeTable
 from runtime.sequence import Batch

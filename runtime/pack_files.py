@@ -22,10 +22,13 @@ class PackFiles:
         self.directory = directory
         self._open: dict[str, int] = {}
         for name, size in ((DENSE, plan.dense_bytes), (EXPERTS, plan.experts.nbytes)):
-            self._open[name] = os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o644)
-            if fresh:
-                os.truncate(self._open[name], 0)
-            os.truncate(self._open[name], size)
+            try:
+                self._open[name] = os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o644)
+                if fresh:
+                    os.truncate(self._open[name], 0)
+                os.truncate(self._open[name], size)
+            except OSError as error:
+                raise unwritable(directory / name, error) from error
 
     def write(self, name: str, offset: int, data: Tensor) -> None:
         view = data.numpy().data

@@ -50,7 +50,8 @@ class DenseEntry:
     def ranges(self, start: int, stop: int) -> list[Range]:
         """Where rows from `start` to `stop` lie in the file: one range in each plane."""
         if self.is_matrix:
-            ranges = row_ranges(self.format, *self.shape, start, stop)
+            rows, columns = self.shape
+            ranges = row_ranges(self.format, rows, columns, start, stop)
         else:
             width = self.nbytes // self.rows
             ranges = [(start * width, stop * width)]

@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 DENSE = "dense.bin"
 EXPERTS = "experts.bin"
 
-PACK_AGAIN = "Pack the checkpoint again."
+PACK_AGAIN = "Remove the directory, and pack the checkpoint again."
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def read_into(file: Any, offset: int, view: memoryview, path: Path) -> None:
         while done < len(view):
             count = os.preadv(file.fileno(), [view[done:]], offset + done)
             if count == 0:
-                raise damaged(path, f"it ends at byte {offset + done}")
+                raise damaged(path, f"it ends before byte {offset + len(view)}")
             done += count
     except OSError as error:
         raise damaged(path, str(error)) from error

@@ -32,7 +32,6 @@ CHOSEN = b"ffn_moe_topk"
 WARNING = 3
 
 
-@llama_cpp.llama_log_callback
 def log(level: int, text: bytes, _: int) -> None:
     """Shows warnings and errors only."""
     if level >= WARNING:
@@ -56,6 +55,8 @@ class LlamaCpp:
         self.vocabulary: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self._contexts: dict[int, Any] = {}
         self._batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        self._lengths: list[int] = []
+        self._history: list[Step] = []
 
     def reset(self, sequences: int) -> None:
         if sequences not in self._contexts:
@@ -73,7 +74,7 @@ class LlamaCpp:
     def experts_hit(self, tokens: Step) -> list[int]:
         """Repeats the sequences so far in a context that shows what is routed where."""
         hit: list[int] = []
-        history, self._history = self._history, []
+        history = self._history
         watched = EvalCallback(_watch(hit))
         context = self._new_context(len(tokens), watched)
         self._use(context, len(tokens))
@@ -88,7 +89,7 @@ class LlamaCpp:
     def _use(self, context: Any, sequences: int) -> None:
         self._context = context
         self._lengths = [0] * sequences
-        self._history: list[Step] = []
+        self._history = []
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
 
     def _new_context(self, sequences: int, watched: Any = None) -> Any:
@@ -151,7 +152,8 @@ def main() -> None:
     parser.add_argument("--mmap", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repack", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
-    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+    shown = llama_cpp.llama_log_callback(log)
+    llama_cpp.llama_log_set(shown, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     model = LlamaCpp(options.model, threads=options.threads, mmap=options.mmap, repack=options.repack)
     about = {

@@ -37,6 +37,13 @@ class Entry:
     def byte_shape(self) -> tuple[int, ...]:
         return (*self.shape[:-1], self.shape[-1] // BLOCK_WEIGHTS * BLOCK.itemsize)
 
+    def announce(self, writer: gguf.GGUFWriter) -> None:
+        if self.quantised:
+            size, raw = math.prod(self.byte_shape), gguf.GGMLQuantizationType.Q4_0
+            writer.add_tensor_info(self.name, self.byte_shape, np.dtype(np.uint8), size, raw)
+        else:
+            writer.add_tensor_info(self.name, self.shape, np.dtype(np.float32), 4 * math.prod(self.shape))
+
     def make(self, random: np.random.Generator) -> NDArray[Any]:
         if self.deviation is None:
             return np.full(self.shape, 0.0 if self.name.endswith(".bias") else 1.0, dtype=np.float32)
@@ -136,10 +143,7 @@ def write(shape: dict[str, Any], path: Path) -> None:
     add_metadata(writer, shape)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
     for entry in tensors:
-        dims, dtype, raw = entry.shape, np.dtype(np.float32), gguf.GGMLQuantizationType.F32
-        if entry.quantised:
-            dims, dtype, raw = entry.byte_shape, np.dtype(np.uint8), gguf.GGMLQuantizationType.Q4_0
-        writer.add_tensor_info(entry.name, dims, dtype, math.prod(dims) * dtype.itemsize, raw)
+        entry.announce(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -203,12 +203,11 @@ def check_cache(keys: Tensor, values: Tensor, kv_heads: int, width: int) -> bool
     is_bf16 = check_float_type(keys, "the cache of keys")
     check(values, keys.dtype, "the cache of values")
     blocks, _, _, size = keys.shape
-    _expect(
-        keys.shape == (blocks, kv_heads, width, size) and values.shape == (blocks, kv_heads, size, width),
-        f"the cache has keys {list(keys.shape)} and values {list(values.shape)}: "
-        f"they are [blocks, {kv_heads}, {width}, size] and [blocks, {kv_heads}, size, {width}]",
-    )
-    _expect(size % LANES == 0, f"cache blocks of {size} slots: use a multiple of {LANES}")
+    if keys.shape != (blocks, kv_heads, width, size) or values.shape != (blocks, kv_heads, size, width) or size % LANES:
+        raise ValueError(
+            f"the cache has keys {list(keys.shape)} and values {list(values.shape)}: they are [blocks, {kv_heads}, "
+            f"{width}, size] and [blocks, {kv_heads}, size, {width}], with sizes that are multiples of {LANES}"
+        )
     return is_bf16
 
 

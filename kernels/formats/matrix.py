@@ -96,7 +96,9 @@ class Format:
         """Where the planes of a matrix [rows, columns] lie. Raises FormatError."""
         self.check(rows, columns)
         weights = rows * columns * self.bits // 8
-        groups = rows * (columns // self.group) if self.is_quantised else 0
+        if not self.is_quantised:
+            return Planes(weights, weights, weights)
+        groups = rows * (columns // self.group)
         scales_at = _aligned(weights)
         zeros_at = _aligned(scales_at + 2 * groups)
         return Planes(scales_at, zeros_at, _aligned(zeros_at + groups * self.zeros))
@@ -140,7 +142,8 @@ class Matrix:
         if name is None:
             raise FormatError(f"{weight.dtype} is not kept as it is: bf16, fp16 and fp32 are")
         data = weight.contiguous().view(torch.uint8).flatten()
-        return cls(Format.parse(name), *weight.shape, data)
+        rows, columns = weight.shape
+        return cls(Format.parse(name), rows, columns, data)
 
     @property
     def device(self) -> torch.device:

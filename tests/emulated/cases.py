@@ -157,7 +157,14 @@ def _pool(draw: Draw, name: str, hidden: int, inner: int, count: int) -> tuple[E
 
 
 def _experts(
-    draw: Draw, x: Tensor, chosen: int, pool: ExpertPool, data: Tensor, stride: int, shared: SwiGLUWeights, residual: Tensor
+    draw: Draw,
+    x: Tensor,
+    chosen: int,
+    pool: ExpertPool,
+    data: Tensor,
+    stride: int,
+    shared: SwiGLUWeights,
+    residual: Tensor,
 ) -> Iterator[Record]:
     """Expert 0 gets no token; of one per token, all go to the same."""
     tokens = x.shape[0]
@@ -179,7 +186,12 @@ def _experts(
 
 
 def routes(draw: Draw) -> Iterator[Record]:
-    for experts, chosen, groups, kept, width in ((256, 8, 8, 4, 2048), (16, 2, 8, 4, 256), (12, 3, 3, 2, 32), (8, 1, 1, 1, 64)):
+    for experts, chosen, groups, kept, width in (
+        (256, 8, 8, 4, 2048),
+        (16, 2, 8, 4, 256),
+        (12, 3, 3, 2, 32),
+        (8, 1, 1, 1, 64),
+    ):
         for dtype in (torch.float32, torch.bfloat16):
             for tokens in (1, 7):
                 x, weight = draw.normal(tokens, width), (draw.normal(experts, width) / width**0.5).to(dtype)
@@ -208,9 +220,7 @@ def attentions(draw: Draw) -> Iterator[Record]:
             yield _query_key_value(draw, heads, kv_heads, width, block, dtype)
 
 
-def _attention(
-    draw: Draw, heads: int, kv_heads: int, width: int, block: int, dtype: torch.dtype
-) -> Iterator[Record]:
+def _attention(draw: Draw, heads: int, kv_heads: int, width: int, block: int, dtype: torch.dtype) -> Iterator[Record]:
     for lengths, contexts in (((1,), (0,)), ((1, 1), (100, 37)), ((20, 1, 33), (0, 64, 50)), ((70,), (0,))):
         blocks, spans, start = iter(range(1, 60)), [], 0
         for length, context in zip(lengths, contexts, strict=True):
@@ -227,9 +237,7 @@ def _attention(
         yield Record("paged_attention", (numbers, *inputs, out))
 
 
-def _query_key_value(
-    draw: Draw, heads: int, kv_heads: int, width: int, block: int, dtype: torch.dtype
-) -> Record:
+def _query_key_value(draw: Draw, heads: int, kv_heads: int, width: int, block: int, dtype: torch.dtype) -> Record:
     tokens, hidden, half = 6, 256, width // 4
     weights = AttentionWeights(
         draw.normal(hidden), draw.matrix("w8a8:64", (heads + 2 * kv_heads) * width, hidden),
@@ -237,7 +245,10 @@ def _query_key_value(
     )  # fmt: skip
     x, angles = draw.normal(tokens, hidden), draw.normal(tokens, half) * 9
     cos, sin, slots = angles.cos(), angles.sin(), draw.integers(0, 999, 4 * block).argsort()[:tokens]
-    keys, values = torch.zeros(4, kv_heads, width, block, dtype=dtype), torch.zeros(4, kv_heads, block, width, dtype=dtype)
+    keys, values = (
+        torch.zeros(4, kv_heads, width, block, dtype=dtype),
+        torch.zeros(4, kv_heads, block, width, dtype=dtype),
+    )
     before = keys.clone(), values.clone()
     q = floating.query_key_value(x, weights, cos, sin, keys, values, slots)
     numbers = ints(tokens, heads, kv_heads, width, half, int(dtype == torch.bfloat16), block)

@@ -61,7 +61,9 @@ def test_every_recorded_bit_is_the_same(lane: Lane, recorded: tuple[Path, int], 
     sources = [str(HERE / "replay.cpp"), str(SOURCES / "antangel.cpp")]
     define = f'-DAA_VARIANT="{lane.name}"'
     subprocess.run([lane.compiler, *FLAGS, *lane.flags, define, *sources, "-o", str(program)], check=True)
-    result = subprocess.run([*lane.runner, str(program), str(path), *THREADS], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*lane.runner, str(program), str(path), *THREADS], capture_output=True, text=True, check=False
+    )
     lines = [f"{lane.name}, {n} threads: 0 of {count} cases differ, probe 0" for n in THREADS]
     assert result.stdout.splitlines() == lines, result.stderr
     assert count > 300

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from kernels import reference
 from kernels.cpu import products
-from kernels.cpu.variants import Variant, best_first, set_threads
+from kernels.cpu.variants import Variant
 from kernels.formats import Format, Matrix
 from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights
+from tests.kernels.variants import RUNNABLE, set_all_threads
 
-RUNNABLE = [variant for variant in best_first if variant.refusal() is None]
 THREADS = (1, 2, 3)
 
 QUANTISED = [
@@ -111,7 +111,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     yield
-    set_threads(2)
+    set_all_threads(2)
 
 
 def test_some_variant_runs_here() -> None:
@@ -126,7 +126,7 @@ def test_linear(variant: Variant, text: str) -> None:
         residual = torch.randn(tokens, rows, generator=torch.Generator().manual_seed(5))
         expected, added = reference.linear(x, matrix), reference.linear(x, matrix, residual)
         for threads in THREADS:
-            set_threads(threads)
+            set_all_threads(threads)
             assert equal(products.linear(variant, x, matrix), expected), (rows, columns, tokens, threads)
             assert equal(products.linear(variant, x, matrix, residual), added), (rows, columns, tokens, threads)
 
@@ -142,7 +142,7 @@ def test_floats_of_any_shape(variant: Variant, name: str) -> None:
 
 def test_many_tokens(variant: Variant) -> None:
     matrix, x = random_matrix(Format.parse("w4a8:64"), 96, 256, 1), random_rows(300, 256, 2)
-    set_threads(3)
+    set_all_threads(3)
     assert equal(products.linear(variant, x, matrix), reference.linear(x, matrix))
 
 
@@ -159,7 +159,7 @@ def test_swiglu(variant: Variant, gate_up: str, down: str) -> None:
         x, residual = random_rows(tokens, 256, tokens), torch.full((tokens, 256), 0.1)
         expected, added = reference.swiglu(x, network), reference.swiglu(x, network, residual)
         for threads in THREADS:
-            set_threads(threads)
+            set_all_threads(threads)
             assert equal(products.swiglu(variant, x, network), expected)
             assert equal(products.swiglu(variant, x, network, residual), added)
 
@@ -190,7 +190,7 @@ def test_experts(variant: Variant, formats: tuple[str, str, str, str]) -> None:
         expected = reference.experts(x, ids, weights, pool, shared)
         added = reference.experts(x, ids, weights, pool, shared, residual)
         for threads in THREADS:
-            set_threads(threads)
+            set_all_threads(threads)
             assert equal(products.experts(variant, x, ids, weights, pool, shared), expected)
             assert equal(products.experts(variant, x, ids, weights, pool, shared, residual), added)
 
@@ -315,7 +315,7 @@ def test_two_callers_at_once(variant: Variant) -> None:
 
 def test_a_forked_child_computes(variant: Variant) -> None:
     matrix, x = random_matrix(Format.parse("w4a8:64"), 512, 512, 1), random_rows(4, 512, 2)
-    set_threads(3)
+    set_all_threads(3)
     expected = products.linear(variant, x, matrix)
 
     def child() -> None:

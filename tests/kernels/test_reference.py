@@ -189,7 +189,7 @@ def test_lanes_that_end_early(columns: int) -> None:
 def test_experts_are_the_definition_bit_for_bit(text: str, dtype: torch.dtype) -> None:
     nets, shared = [network(text, 2 * seed, 64, 32) for seed in range(4)], network(text, 8, 64, 32)
     x = awkward(4, 64)[:3].to(dtype)
-    ids, weights = routing(3, 2, among=4)
+    ids, weights = routing(3, 3, among=4)
     expected = scalar_experts(x, ids, weights, nets, shared)
     assert same_bits(reference.experts(x, ids, weights, expert_pool(nets), shared), expected)
     residual = random(3, 64, seed=9).to(dtype)
@@ -220,6 +220,16 @@ def test_halves_go_to_even_and_small_groups_to_zero() -> None:
     assert q[0, 32] == 127
     assert q[0, 33:].eq(0).all()
     assert s[0].tolist() == [1.0, F32(2.0**-100) / F32(127), 0.0, 0.0]
+
+
+def test_a_reciprocal_is_multiplied_with() -> None:
+    """Near a half, dividing by the scale would give other integers."""
+    amax = random(2000, 1, seed=3).abs() + 0.1
+    halves = (torch.arange(31) * 4 + 0.5) * (amax / 127)
+    x = torch.cat((amax, halves), dim=1)
+    q, s = reference.quantise_activation(x, 32)
+    assert q.tolist() == [scalar_quantised(list(row))[0] for row in x.numpy()]
+    assert not torch.equal(q, torch.round(x / s).to(torch.int8))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
@@ -309,6 +319,7 @@ def test_chunks_change_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> No
     whole = reference.swiglu(x, weights)
     monkeypatch.setattr(reference, "LARGEST", 5 * 32 * HIDDEN)
     monkeypatch.setattr(reference, "UNPACKED", 32 * HIDDEN)
+    monkeypatch.setattr(reference, "CACHED", 5 * 16 * 32)
     assert same_bits(reference.swiglu(x, weights), whole)
 
 

@@ -12,7 +12,9 @@ SIMDE = Path(__file__).parent.parent / "emulated" / "simde"
 
 def _emulated(name: str, *flags: str) -> Variant:
     """A variant whose intrinsics SIMDe computes (Debian: libsimde-dev) on a processor with AVX2."""
-    return Variant(f"{name}-simde", ("-O2", "-mavx2", "-mf16c", f"-I{SIMDE}", *flags), frozenset({"avx2", "f16c"}))
+    return Variant(
+        f"{name}-simde", ("-O2", "-mavx2", "-mf16c", f"-I{SIMDE}", "-DAA_EMULATED", *flags), frozenset({"avx2", "f16c"})
+    )
 
 
 EMULATED = (

@@ -155,7 +155,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
             ModelConfig.from_directory(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"dtype": "int4"}, {"block_size": 0}, {"block_size": 24}, {"threads": -1}, {"context": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "int4"}, {"block_size": 0}, {"block_size": 24}, {"threads": -1}, {"context": 0}]
+)
 def test_engine_config_is_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         EngineConfig(**wrong)

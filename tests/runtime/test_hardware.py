@@ -42,9 +42,7 @@ def test_auto_is_float32_on_a_cpu() -> None:
 
 
 @pytest.mark.parametrize(("told", "expected"), [("3", 3), ("2,1", 2), ("", 5), ("many", 5), ("0", 5)])
-def test_threads_are_as_told_else_one_for_each_core(
-    monkeypatch: pytest.MonkeyPatch, told: str, expected: int
-) -> None:
+def test_threads_are_as_told_else_one_for_each_core(monkeypatch: pytest.MonkeyPatch, told: str, expected: int) -> None:
     heard: list[int] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5)))
     monkeypatch.setattr(hardware.cpu, "set_threads", heard.append)

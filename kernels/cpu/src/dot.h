@@ -148,7 +148,11 @@ struct Signed {
 };
 
 // Compilers reorder these sums until they no longer fit the registers: here they may not.
-AA_INLINE void keep_in_order(IntRegister& sum) { asm volatile("" : "+x"(sum)); }
+AA_INLINE void keep_in_order(IntRegister& sum) {
+#if !defined(AA_EMULATED)
+  asm volatile("" : "+x"(sum));
+#endif
+}
 
 // Eight sums of at most 2 * 15 * 127 fit 16 bits: widened once per 32 columns.
 template <int N>

@@ -65,3 +65,4 @@ inline __m128i cvtepi32_epi8(__m512i a) {
 #define _mm512_set1_epi16(a) ((__m512i)simde_mm512_set1_epi16(a))
 #define _mm512_setzero_si512() ((__m512i)simde_mm512_setzero_si512())
 #define _mm512_sqrt_ps(a) ((__m512)simde_mm512_sqrt_ps(AA_F(a)))
+#define _mm512_test_epi32_mask(a, b) simde_mm512_test_epi32_mask(AA_I(a), AA_I(b))
