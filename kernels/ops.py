@@ -190,7 +190,7 @@ class PagedAttention(Protocol):
         """Causal attention of q [T, H, D] over cached keys and values: [T, H D] in q's dtype.
 
         keys [blocks, G, D, block_size] and values [blocks, G, block_size, D] in fp32 or bf16, block_size a multiple
-        of 16. Query head h reads KV head h // (H / G). Every slot of a block named in the plan must hold finite numbers.
+        of 16. Query head h reads KV head h // (H / G). Every slot of a block named in the plan must be finite.
         """
         ...
 

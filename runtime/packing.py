@@ -50,6 +50,9 @@ DENSE_FORMAT = "w8a8:64"
 
 PROBLEMS_SHOWN = 20
 
+# Threads that make tasks, each with up to 130 MB of its own; torch's small ops, which hold Python's lock, feed no more.
+MOST_WORKERS = 8
+
 
 class FormatChoiceError(ConfigError):
     """A number format that does not exist, or that nothing can be packed in."""
@@ -192,10 +195,10 @@ def _run(
     """Does what is left, two tasks to a core in flight, and writes each down when its bytes are in the file."""
     total = sum(map(task_bytes, work))
     done = total - sum(map(task_bytes, left))
-    cores = usable_cores()
-    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    workers = min(usable_cores(), MOST_WORKERS)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            for task, made in _in_flight(pool, files, left, 2 * cores):
+            for task, made in _in_flight(pool, files, left, 2 * workers):
                 journal.add(task.key, made)
                 done += task_bytes(task)
                 if progress is not None:

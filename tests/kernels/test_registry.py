@@ -53,7 +53,7 @@ def test_the_best_that_is_supported_is_chosen_and_the_others_say_why_not() -> No
 def test_only_those_named_are_considered() -> None:
     assert set(registry.choose("cpu", only="torch").names.values()) == {"torch"}
     add("linear", "c++ avx512vnni", 1000, None)
-    with pytest.raises(LookupError, match="linear"):
+    with pytest.raises(LookupError, match="no implementation of"):
         registry.choose("cpu", only="c++ avx512vnn")
 
 
