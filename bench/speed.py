@@ -137,7 +137,13 @@ def _in_words(rates: dict[str, float]) -> str:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     contenders = Contenders(options.shape, options.threads, options.peer_python or peer_python())
     contenders.make_files()
-    about = surroundings() | {"busy_cores_before": busy_cores(), "rounds": options.rounds, "threads": options.threads}
+    about = surroundings() | {"rounds": options.rounds, "threads": options.threads}
+    about["busy_cores_before"] = busy_cores()
+    if about["busy_cores_before"] > table.BUSY and not options.busy:
+        raise SystemExit(
+            f"other processes keep {about['busy_cores_before']:.2f} cores at work, and llama.cpp, whose threads wait "
+            "for each other by spinning, would lose several times over: stop them, or say --busy to run all the same"
+        )
     tried = try_settings(contenders) if options.try_settings else []
     settings = PeerSettings(tried[0]["mmap"], tried[0]["repack"]) if tried else PEER_SETTINGS[0]
     workers = [contenders.ours(OURS), contenders.peer(settings), contenders.ours(DEFAULT), contenders.bandwidth()]
@@ -160,6 +166,7 @@ def main() -> None:
     parser.add_argument("--shape", type=Path, default=SHAPE, help="a config.json")
     parser.add_argument("--peer-python", type=Path, help="an interpreter with llama-cpp-python and gguf")
     parser.add_argument("--no-try-settings", dest="try_settings", action="store_false", help="mmap and repack are on")
+    parser.add_argument("--busy", action="store_true", help="run on a busy machine too, whose figures compare nothing")
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     options = parser.parse_args()
     content = run(options)

@@ -124,13 +124,13 @@ class Kept(Generic[Owner, Value]):
             return found[1]
         key, values = id(owner), self._values
         value = self._make(owner)
-        values[key] = weakref.ref(owner, lambda gone: _forget(values, key, gone)), value
+
+        def forget(gone: weakref.ref[Owner]) -> None:
+            if values.get(key, (None,))[0] is gone:
+                del values[key]
+
+        values[key] = weakref.ref(owner, forget), value
         return value
-
-
-def _forget(values: dict[int, tuple[weakref.ref[Owner], Value]], key: int, gone: weakref.ref[Owner]) -> None:
-    if values.get(key, (None,))[0] is gone:
-        del values[key]
 
 
 def c_matrix(matrix: Matrix) -> CMatrix:

@@ -30,7 +30,7 @@ class BlockFP8(FloatWeight):
         weight, factors = self.stored
         high, wide = self.block
         first, last = start // high, -(-stop // high)
-        per_row = factors.read(first, last).repeat_interleave(high, dim=0)[: stop - start]
+        per_row = factors.read(first, last).repeat_interleave(high, dim=0)[start - first * high : stop - first * high]
         return weight.read(start, stop).float() * per_row.repeat_interleave(wide, dim=1)[:, : self.spec.shape[1]]
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from kernels.cpu.build import FLAGS as BUILD_FLAGS
 from kernels.cpu.build import SOURCES
 from kernels.cpu.variants import best_first
 from tests.emulated import cases
 from tests.kernels.variants import EMULATED
 
 HERE = Path(__file__).parent
-FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fwrapv", "-pthread", "-static", "-w")
+FLAGS = (*(flag for flag in BUILD_FLAGS if flag not in ("-O3", "-fPIC", "-shared")), "-O2", "-static")
 THREADS = ("1", "2", "3")
 
 

@@ -32,8 +32,10 @@ inline __m512i cvtepi8_epi32(__m128i a) { return both(_mm256_cvtepi8_epi32(a), _
 
 // The low byte of each number.
 inline __m128i cvtepi32_epi8(__m512i a) {
+  int32_t numbers[16];
   int8_t bytes[16];
-  for (int i = 0; i < 16; i++) bytes[i] = (int8_t)((const int32_t*)&a)[i];
+  __builtin_memcpy(numbers, &a, sizeof numbers);
+  for (int i = 0; i < 16; i++) bytes[i] = (int8_t)numbers[i];
   return _mm_loadu_si128((const __m128i*)bytes);
 }
 
