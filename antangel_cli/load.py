@@ -58,8 +58,7 @@ def _packed(source: Source, announce: Callable[[str], None] | None) -> Path:
     """
     import runtime
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antangel" / "packs"
-    place = home / f"{source.name}-{runtime.PACK_VERSION}-{manifest_hash(source.path)[:16]}"
+    place = _pack_home() / f"{source.name}-{runtime.PACK_VERSION}-{manifest_hash(source.path)[:16]}"
     if runtime.is_pack(place):
         return place
     if announce is not None:
@@ -72,15 +71,23 @@ def _packed(source: Source, announce: Callable[[str], None] | None) -> Path:
         return _pack_aside(source.path, Path(folder.name) / place.name)
 
 
+def _pack_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antangel" / "packs"
+
+
 def _pack_aside(source: Path, place: Path) -> Path:
-    """Pack beside the place, then rename: two processes may do so at once, and one of them wins."""
+    """Pack beside the place, then rename: two processes may do so at once, and the first one's stays."""
     import runtime
 
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=f"{place.name}.", dir=place.parent) as folder:
-        runtime.write_pack(source, Path(folder) / place.name)
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
-            (Path(folder) / place.name).rename(place)
+        made = Path(folder) / place.name
+        runtime.write_pack(source, made)
+        try:
+            made.rename(place)
+        except OSError:
+            if not runtime.is_pack(place):
+                raise
     return place
 
 

@@ -6,10 +6,12 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bench.bandwidth import bandwidth_command
+from bench.peer_settings import PeerSettings
 from bench.place import FILES, ROOT
 from bench.random_pack import write_random_pack
 from bench.worker import Worker
@@ -22,35 +24,17 @@ FORMATS = {OURS: ("w4a8:64", "w4a8:64"), DEFAULT: ("w4a8:64", "w8a8:64")}
 
 
 @dataclass(frozen=True)
-class PeerSettings:
-    """How llama.cpp loads: whether it maps the file, and whether it rearranges weights for its fastest kernels."""
-
-    mmap: bool
-    repack: bool
-
-    def __str__(self) -> str:
-        return f"mmap {'on' if self.mmap else 'off'}, repack {'on' if self.repack else 'off'}"
-
-    @property
-    def flags(self) -> list[str]:
-        return ["--mmap" if self.mmap else "--no-mmap", "--repack" if self.repack else "--no-repack"]
-
-
-PEER_SETTINGS = tuple(PeerSettings(mmap, repack) for repack in (True, False) for mmap in (True, False))
-
-
-@dataclass(frozen=True)
 class Contenders:
     """Starts workers on the models of a shape."""
 
     shape: Path
     threads: int
     peer_python: Path
-    directory: Path = field(init=False)
 
-    def __post_init__(self) -> None:
-        key = hashlib.sha256(self.shape.read_bytes()).hexdigest()[:12]
-        object.__setattr__(self, "directory", FILES / key)
+    @cached_property
+    def directory(self) -> Path:
+        """Where the models of this shape are."""
+        return FILES / hashlib.sha256(self.shape.read_bytes()).hexdigest()[:12]
 
     def make_files(self) -> None:
         """The GGUF and both packs, each where it is not there yet."""

@@ -70,12 +70,20 @@ def _bandwidth(result: dict[str, Any]) -> Iterator[str]:
 
 def _peer(result: dict[str, Any]) -> Iterator[str]:
     peer = next(about for about in result["contenders"].values() if "system_info" in about)
-    settings = ", ".join(f"{name} {_shown(value)}" for name, value in peer["settings"].items())
-    yield f"llama-cpp-python {peer['llama_cpp_python']} (ggml {peer['ggml_commit']}), {settings}. Its own account:"
+    yield f"llama-cpp-python {peer['llama_cpp_python']} (ggml {peer['ggml_commit']}). Its own account of the machine:"
     yield f"`{peer['system_info'].strip(' |')}`"
+    yield ""
+    yield "Its settings as tried before, in tokens/s; of each measure the one in bold competed."
+    yield ""
+    yield f"| settings | {' | '.join(result['measures'])} |"
+    yield "|---|" + "---:|" * len(result["measures"])
     for tried in result["peer_settings_tried"]:
-        rates = ", ".join(f"{measure} {rate:.1f}" for measure, rate in tried["tokens_per_s"].items())
-        yield f"- mmap {_shown(tried['mmap'])}, repack {_shown(tried['repack'])}: {rates} tokens/s"
+        rates = [_tried(result, tried["settings"], *each) for each in tried["tokens_per_s"].items()]
+        yield f"| {tried['settings']} | {' | '.join(rates)} |"
+
+
+def _tried(result: dict[str, Any], settings: str, measure: str, rate: float) -> str:
+    return f"**{rate:.1f}**" if result["peer_settings"][measure] == settings else f"{rate:.1f}"
 
 
 def _routing(result: dict[str, Any]) -> Iterator[str]:
@@ -84,10 +92,6 @@ def _routing(result: dict[str, Any]) -> Iterator[str]:
     for name, about in result["contenders"].items():
         hit = [f"{about['distinct_experts_per_layer'][measure]:.1f}" for measure in result["measures"]]
         yield f"| {name} | {' | '.join(hit)} |"
-
-
-def _shown(value: bool | int) -> str:
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def main() -> None:

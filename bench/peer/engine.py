@@ -160,7 +160,7 @@ def main() -> None:
         "llama_cpp_python": version("llama-cpp-python"),
         "ggml_commit": ggml.ggml_commit().decode(),
         "system_info": llama_cpp.llama_print_system_info().decode(),
-        "settings": {"mmap": options.mmap, "repack": options.repack, "threads": options.threads},
+        "threads": options.threads,
     }
     serve(model, model.vocabulary, about)
 

@@ -10,6 +10,7 @@ import pytest
 
 from bench import table
 from bench.figures import Quantiles, decode_targets, measure_json, medians, ratios, shares
+from bench.peer_settings import PeerSettings, Tried, best_settings
 
 ROUNDS = [
     {"ours": [0.01, 0.02, 0.01], "peer": [0.03, 0.02, 0.02]},
@@ -52,6 +53,22 @@ def test_targets_of_decode(times_peer: float, share: float, wanted: float, met: 
     targets = decode_targets(times_peer, share)
     assert [target.target for target in targets] == [0.70, wanted]
     assert [target.to_json()["met"] for target in targets] == met
+
+
+def test_the_peer_competes_with_the_best_of_its_settings() -> None:
+    def tried(mmap: bool, repack: bool, *rates: float) -> Tried:
+        return Tried(
+            PeerSettings(mmap, repack), dict(zip(("decode", "prefill 512", "decode batch 8"), rates, strict=True))
+        )
+
+    best = best_settings(
+        [tried(True, True, 60, 200, 90), tried(False, True, 55, 190, 80), tried(True, False, 64, 90, 50)]
+    )
+    assert best == {
+        "decode": PeerSettings(mmap=True, repack=False),
+        "prefill 512": PeerSettings(mmap=True, repack=True),
+        "decode batch 8": PeerSettings(mmap=True, repack=True),
+    }
 
 
 def test_the_page_shows_what_was_measured() -> None:
