@@ -97,4 +97,7 @@ def _record(made: load.MadePack) -> str:
 
 def _line(made: load.MadePack) -> str:
     formats = ", ".join(f"{part} {name}" for part, name in made.formats.items())
-    return f"{made.directory}: {formats}; {made.bytes / 1e9:.2f} GB, {made.blobs} experts, every byte verified"
+    sums = {part: made.errors.get(f"all of {part}.bin") for part in ("experts", "dense")}
+    errors = ", ".join(f"{part} {error:.1%}" for part, error in sums.items() if error is not None)
+    cost = f"; quantisation error {errors}" if errors else ""
+    return f"{made.directory}: {formats}; {made.bytes / 1e9:.2f} GB, {made.blobs} experts{cost}; every byte verified"
