@@ -73,11 +73,13 @@ class Subject:
         return tuple(self.tokenizer.render(messages))
 
 
-def diagnose_request(subject: Subject, example: Example, text_tokens: int = 250, answer_tokens: int = 700) -> Request:
+def diagnose_request(
+    subject: Subject, example: Example, text_tokens: int = 250, answer_tokens: int = 700, seed: int = 0
+) -> Request:
     """The two stages of `diagnose` for an example."""
     assert example.case is not None
     ids = [fact.id for fact in facts(example.case)]
-    reason = Stage(SamplingParams(seed=0), text_tokens, THINK_OPEN, stop=("\n</think>", "</think>"))
+    reason = Stage(SamplingParams(seed=seed), text_tokens, THINK_OPEN, stop=("\n</think>", "</think>"))
     answer = Stage(GREEDY, answer_tokens, THINK_CLOSE, schema=answer_schema(ids))
     return Request(subject.prompt(example), (reason, answer))
 

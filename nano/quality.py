@@ -11,14 +11,15 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from antangel_cli.clinic.prompt import THINK_OPEN
 from nano.corpus import Example, diagnose_example
-from nano.evaluate import Subject, answers, diagnose_request, perplexity, ranked
+from nano.evaluate import Subject, diagnose_request, perplexity, ranked
 from nano.export import CHECKPOINT
 from nano.world import load_world
-from runtime import write_pack
+from runtime import Request, write_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RESULT = ROOT / "docs" / "quality.md", ROOT / "bench" / "results" / "quality.json"
@@ -27,16 +28,15 @@ MARKS = ("<!-- table -->\n", "<!-- end of table -->\n")
 
 @dataclass(frozen=True)
 class Formats:
-    """How routed experts are stored, and how every other matrix is; None: the checkpoint as it is."""
+    """How routed experts are stored, and how every other matrix is."""
 
-    experts: str | None
-    dense: str | None
+    experts: str
+    dense: str
 
     def __str__(self) -> str:
-        return f"experts {self.experts}, rest {self.dense}" if self.experts else "bf16"
+        return f"experts {self.experts}, rest {self.dense}"
 
 
-BASELINE = Formats(None, None)
 TRIED = (
     Formats("w8a8:64", "w8a8:64"),
     Formats("w4a8:32", "w8a8:64"),
@@ -47,81 +47,123 @@ TRIED = (
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a model made of each case: its reasoning, and the first three names of its answer."""
+
+    reasoning: list[str]
+    names: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Quality:
-    """One row: `changed_lists` counts other names or another order among the first three, `changed_sets` other names."""
+    """One row. `changed` compares with the baseline when each reasons for itself, `changed_given` when each is given the
+    baseline's reasoning: the share of cases whose first three names are others or in another order. `first_changed`
+    and `first_given` are the same of the first name alone.
+    """
 
     formats: str
     perplexity: float
-    first_names: dict[str, list[list[str]]]
     right_first: float
+    changed: float | None
+    first_changed: float | None
+    changed_given: float | None
+    first_given: float | None
     seconds: float
-    changed_lists: float = 0.0
-    changed_sets: float = 0.0
 
 
-def measure(path: Path, formats: Formats, cases: dict[str, list[Example]]) -> Quality:
-    """Answer every case and weigh every expected reply."""
+Cases = list[tuple[str, Example]]
+
+
+def answered(subject: Subject, cases: Cases, seed: int = 0) -> Answers:
+    """Reasoning as sampled by default, then the constrained answer."""
+    requests = [diagnose_request(subject, example, seed=seed) for _, example in cases]
+    found = stage_texts(subject, requests)
+    return Answers([texts[0] for texts in found], [ranked(texts[1])[:3] for texts in found])
+
+
+def answered_given(subject: Subject, cases: Cases, reasoning: list[str]) -> list[list[str]]:
+    """The first three names of the constrained answer behind a reasoning that is given."""
+    requests = []
+    for (_, example), thought in zip(cases, reasoning, strict=True):
+        _, answer = diagnose_request(subject, example).stages
+        prefix = f"{THINK_OPEN}{thought}{answer.prefix}"
+        requests.append(Request(subject.prompt(example), (replace(answer, prefix=prefix),)))
+    return [ranked(texts[0])[:3] for texts in stage_texts(subject, requests)]
+
+
+def stage_texts(subject: Subject, requests: list[Request]) -> list[list[str]]:
+    """The text of each stage of each request, all in flight together."""
+    engine = subject.engine(sequences=16)
+    texts = {engine.submit(request): [""] * len(request.stages) for request in requests}
+    while engine.has_work:
+        for event in engine.step():
+            texts[event.sequence_id][event.stage] += event.text
+    engine.close()
+    return list(texts.values())
+
+
+def right(names: list[list[str]], cases: Cases) -> float:
+    truth = [example.patient.condition.name[language == "zh"] for language, example in cases if example.patient]
+    return share([row[:1] == [name] for row, name in zip(names, truth, strict=True)])
+
+
+def share(found: list[bool]) -> float:
+    return sum(found) / len(found)
+
+
+def differs(a: list[list[str]], b: list[list[str]], count: int) -> float:
+    """Of the cases, the share whose first `count` names are not the same in the same order."""
+    return share([one[:count] != other[:count] for one, other in zip(a, b, strict=True)])
+
+
+def measure(
+    path: Path, formats: str, cases: Cases, baseline: tuple[Answers, list[list[str]]] | None, seed: int = 0
+) -> tuple[Quality, Answers, list[list[str]]]:
+    """Answer every case, alone and behind the baseline's reasoning, and weigh every expected reply."""
     started, subject = time.monotonic(), Subject(path)
-    names: dict[str, list[list[str]]] = {}
-    for language, examples in cases.items():
-        engine = subject.engine(sequences=16)
-        texts = answers(engine, [diagnose_request(subject, example) for example in examples])
-        names[language] = [ranked(text)[:3] for text in texts]
-        engine.close()
-    everything = [example for examples in cases.values() for example in examples]
-    truth = [
-        example.patient.condition.name[language == "zh"]
-        for language in cases
-        for example in cases[language]
-        if example.patient
-    ]
-    found = [row for rows in names.values() for row in rows]
-    return Quality(
-        formats=str(formats),
-        perplexity=perplexity(subject, everything),
-        first_names=names,
-        right_first=sum(row[:1] == [name] for row, name in zip(found, truth, strict=True)) / len(truth),
+    own = answered(subject, cases, seed)
+    reference, given = baseline or (own, None)
+    behind = answered_given(subject, cases, reference.reasoning)
+    row = Quality(
+        formats=formats,
+        perplexity=perplexity(subject, [example for _, example in cases]),
+        right_first=right(own.names, cases),
+        changed=differs(own.names, reference.names, 3) if given else None,
+        first_changed=differs(own.names, reference.names, 1) if given else None,
+        changed_given=differs(behind, given, 3) if given else None,
+        first_given=differs(behind, given, 1) if given else None,
         seconds=round(time.monotonic() - started, 1),
-    )  # fmt: skip
-
-
-def against(baseline: Quality, row: Quality) -> Quality:
-    """The row with its changes against the baseline."""
-    pairs = [
-        pair
-        for language, rows in baseline.first_names.items()
-        for pair in zip(rows, row.first_names[language], strict=True)
-    ]
-    lists = sum(a != b for a, b in pairs) / len(pairs)
-    sets = sum(set(a) != set(b) for a, b in pairs) / len(pairs)
-    values = asdict(row) | {"changed_lists": lists, "changed_sets": sets}
-    return Quality(**values)
+    )
+    return row, own, behind
 
 
 def measured(checkpoint: Path, count: int) -> Iterator[Quality]:
-    """The baseline, then each format."""
+    """The baseline, the baseline with another seed, then each format."""
     world = load_world()
-    cases = {
-        language: [diagnose_example(world, seed, language == "zh", held_out=True) for seed in range(count)]
+    cases = [
+        (language, diagnose_example(world, seed, language == "zh", held_out=True))
         for language in ("en", "zh")
-    }
-    baseline = measure(checkpoint, BASELINE, cases)
-    yield baseline
+        for seed in range(count)
+    ]
+    first, own, behind = measure(checkpoint, "bf16", cases, None)
+    yield first
+    yield measure(checkpoint, "bf16, another seed", cases, (own, behind), seed=1)[0]
     for formats in TRIED:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "pack"
-            write_pack(checkpoint, place, experts=str(formats.experts), dense=str(formats.dense))
-            yield against(baseline, measure(place, formats, cases))
+            write_pack(checkpoint, place, experts=formats.experts, dense=formats.dense)
+            yield measure(place, str(formats), cases, (own, behind))[0]
 
 
 def table(rows: list[Quality]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| formats | perplexity | right first name | first three changed | other names among them |",
-        "|---|---:|---:|---:|---:|",
+        "| formats | perplexity | right first name | first three changed | first changed | the same, reasoning given | first changed |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        changes = f"{row.changed_lists:.1%} | {row.changed_sets:.1%}" if row is not rows[0] else "- | -"
+        shares = (row.changed, row.first_changed, row.changed_given, row.first_given)
+        changes = " | ".join("-" if value is None else f"{value:.1%}" for value in shares)
         lines.append(f"| {row.formats} | {row.perplexity:.4f} | {row.right_first:.1%} | {changes} |")
     return "\n".join(lines) + "\n"
 
