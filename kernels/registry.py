@@ -71,11 +71,16 @@ def choose(
 ) -> Choice:
     """The best supported implementation of each op, of those whose name has all words of `only`.
 
+    `announce` is told why where plain torch is all there is.
+
     Raises LookupError when there is none.
     """
     refusals: list[Refusal] = []
     target = torch.device(device), dtype, announce
     chosen = {field.name: _best(field.name, only, target, refusals) for field in fields(Ops)}
+    if announce is not None and not only and all(one.rank == 0 for one in chosen.values()):
+        reasons = dict.fromkeys(refusal.reason for refusal in refusals)
+        announce(f"plain torch computes, which is slow: {'; '.join(reasons)}")
     ops = Ops(**{op: implementation.function for op, implementation in chosen.items()})
     names = {op: implementation.name for op, implementation in chosen.items()}
     return Choice(ops, names, tuple(refusals))

@@ -35,6 +35,7 @@ class KVCache:
 
         self.keys = zeros(head_dim, block_size)  # [L, blocks, G, D, block_size]
         self.values = zeros(block_size, head_dim)  # [L, blocks, G, block_size, D]
+        self.layers = tuple(zip(self.keys.unbind(), self.values.unbind(), strict=True))
         self.block_size = block_size
 
     @property

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.formats import Matrix
 from kernels.ops import (
     AttentionPlan,
-    AttentionWeights,
     Candidates,
     NonFiniteError,
     Ops,
@@ -154,7 +151,7 @@ class DecoderModel:
 
     def _run_layer(self, layer: DecoderLayer, x: Tensor, step: Step) -> Tensor:
         with _named(f"layer {layer.index}"):
-            x = self._attend(layer.index, layer.attention, layer.dense, x, step)
+            x = self._attend(layer, x, step)
             normed = self._rms_norm(x, layer.post_attention_norm)
             if isinstance(layer.mlp, SwiGLUWeights):
                 return self.ops.swiglu(normed, layer.mlp, x)
@@ -162,11 +159,11 @@ class DecoderModel:
             self._observe(layer.index, routing)
             return layer.mlp.run(normed, routing, x)
 
-    def _attend(self, index: int, weights: AttentionWeights, dense: Matrix, x: Tensor, step: Step) -> Tensor:
-        keys, values = step.cache.keys[index], step.cache.values[index]
-        q = self.ops.query_key_value(x, weights, step.cos, step.sin, keys, values, step.slots)
+    def _attend(self, layer: DecoderLayer, x: Tensor, step: Step) -> Tensor:
+        keys, values = step.cache.layers[layer.index]
+        q = self.ops.query_key_value(x, layer.attention, step.cos, step.sin, keys, values, step.slots)
         attended = self.ops.paged_attention(q, keys, values, step.attention, self.config.head_dim**-0.5)
-        return self.ops.linear(attended, dense, x)
+        return self.ops.linear(attended, layer.dense, x)
 
     def _observe(self, layer: int, routing: Routing) -> None:
         if self.routing_observer is not None:
@@ -176,13 +173,18 @@ class DecoderModel:
         return self.ops.rms_norm(x, weight, self.config.rms_norm_eps)
 
 
-@contextlib.contextmanager
-def _named(place: str) -> Iterator[None]:
+class _named:  # noqa: N801
     """Says where an activation was no number."""
-    try:
-        yield
-    except NonFiniteError as error:
-        raise NumericsError(
-            f"{place} was given an activation that is not finite",
-            "The weights are damaged or of another model: verify them, or pack them again.",
-        ) from error
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, NonFiniteError):
+            raise NumericsError(
+                f"{self._place} was given an activation that is not finite",
+                "The weights are damaged or of another model: verify them, or pack them again.",
+            ) from error

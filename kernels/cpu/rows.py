@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.cpu.products import c_matrix, check_floats, check_status
+from kernels.cpu.products import Kept, c_matrix, check_floats, check_status
 from kernels.cpu.variants import Variant
 from kernels.formats import Matrix
 from kernels.ops import AttentionPlan, AttentionWeights, Candidates, Restriction
@@ -21,11 +21,10 @@ def rms_norm(variant: Variant, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [T, D] / sqrt(mean(x^2) + eps) * weight, of shape [D] or [T, D]."""
     width = x.shape[-1]
     check_floats(x, width, "x")
-    check(weight, torch.float32, "the norm's weight")
     out = torch.empty_like(x)
     rows = 1 if weight.dim() == 1 else x.shape[0]
     _expect(weight.shape[-1] == width and weight.numel() == rows * width, "weight has neither one row nor those of x")
-    variant.library.aa_rms_norm(x.data_ptr(), weight.data_ptr(), rows, eps, x.shape[0], width, out.data_ptr())
+    variant.library.aa_rms_norm(x.data_ptr(), _floats_at.of(weight), rows, eps, x.shape[0], width, out.data_ptr())
     return out
 
 
@@ -43,8 +42,7 @@ def route(
     """Ids int64 [T, K] ascending and weights fp32 [T, K] of x [T, M]; weight [E, M] in bf16 or fp32, bias [E]."""
     tokens, experts = x.shape[0], weight.shape[0]
     check_floats(x, weight.shape[1], "x")
-    is_bf16 = check_float_type(weight, "the router's weight")
-    check(bias, torch.float32, "the router's bias")
+    weight_at, is_bf16 = _stored_at.of(weight)
     _expect(bias.shape == (experts,), "the bias does not have one number for each expert")
     ids = torch.empty(tokens, experts_per_token, dtype=torch.int64)
     weights = x.new_empty(tokens, experts_per_token)
@@ -52,9 +50,9 @@ def route(
         x.data_ptr(),
         tokens,
         x.shape[1],
-        weight.data_ptr(),
+        weight_at,
         is_bf16,
-        bias.data_ptr(),
+        _floats_at.of(bias),
         experts,
         experts_per_token,
         groups,
@@ -83,18 +81,16 @@ def query_key_value(
     check_floats(cos, half, "cos")
     check_floats(sin, half, "sin")
     check(slots, torch.int64, "slots")
-    check(weights.input_norm, torch.float32, "the input norm")
-    check(weights.head_norm, torch.float32, "the head norm")
-    is_bf16 = check_cache(keys, values, kv_heads, weights.width)
+    keys_at, values_at, is_bf16 = check_cache(keys, values, kv_heads, weights.width)
     _expect(tokens == len(slots) == cos.shape[0] == sin.shape[0], "cos, sin or slots have other rows than x")
     out = x.new_empty(tokens, heads, weights.width)
     status = variant.library.aa_query_key_value(
         x.data_ptr(),
         tokens,
-        weights.input_norm.data_ptr(),
+        _floats_at.of(weights.input_norm),
         weights.eps,
         byref(c_matrix(matrix)),
-        weights.head_norm.data_ptr(),
+        _floats_at.of(weights.head_norm),
         heads,
         kv_heads,
         weights.width,
@@ -102,8 +98,8 @@ def query_key_value(
         sin.data_ptr(),
         half,
         slots.data_ptr(),
-        keys.data_ptr(),
-        values.data_ptr(),
+        keys_at,
+        values_at,
         is_bf16,
         keys.shape[3],
         out.data_ptr(),
@@ -118,7 +114,7 @@ def paged_attention(
     """Causal attention of q [T, H, D] over the cache: [T, H D]."""
     tokens, heads, width = q.shape
     check(q, torch.float32, "q")
-    is_bf16 = check_cache(keys, values, keys.shape[1], width)
+    keys_at, values_at, is_bf16 = check_cache(keys, values, keys.shape[1], width)
     check(plan.spans, torch.int32, "the plan's spans")
     check(plan.block_table, torch.int32, "the plan's block table")
     out = q.new_empty(tokens, heads * width)
@@ -128,8 +124,8 @@ def paged_attention(
         heads,
         keys.shape[1],
         width,
-        keys.data_ptr(),
-        values.data_ptr(),
+        keys_at,
+        values_at,
         is_bf16,
         keys.shape[3],
         plan.spans.data_ptr(),
@@ -191,24 +187,35 @@ def check(tensor: Tensor, dtype: torch.dtype, name: str) -> None:
         )
 
 
-def check_float_type(tensor: Tensor, name: str) -> bool:
-    """Whether a tensor that may be bf16 or fp32 is bf16. Raises ValueError."""
-    is_bf16 = tensor.dtype is torch.bfloat16
-    check(tensor, torch.bfloat16 if is_bf16 else torch.float32, name)
-    return is_bf16
-
-
-def check_cache(keys: Tensor, values: Tensor, kv_heads: int, width: int) -> bool:
-    """Whether a layer's cache is bf16. Raises ValueError for one that the kernels can't read."""
-    is_bf16 = check_float_type(keys, "the cache of keys")
-    check(values, keys.dtype, "the cache of values")
+def check_cache(keys: Tensor, values: Tensor, kv_heads: int, width: int) -> tuple[int, int, bool]:
+    """Where a layer's keys and values lie, and whether they are bf16. Raises ValueError for what kernels can't read."""
+    (keys_at, is_bf16), (values_at, values_are_bf16) = _stored_at.of(keys), _stored_at.of(values)
     blocks, _, _, size = keys.shape
-    if keys.shape != (blocks, kv_heads, width, size) or values.shape != (blocks, kv_heads, size, width) or size % LANES:
+    shapes = ((blocks, kv_heads, width, size), (blocks, kv_heads, size, width))
+    if (keys.shape, values.shape) != shapes or size % LANES or is_bf16 != values_are_bf16:
         raise ValueError(
-            f"the cache has keys {list(keys.shape)} and values {list(values.shape)}: they are [blocks, {kv_heads}, "
-            f"{width}, size] and [blocks, {kv_heads}, size, {width}], with sizes that are multiples of {LANES}"
+            f"the cache has {keys.dtype} keys {list(keys.shape)} and {values.dtype} values {list(values.shape)}: they "
+            f"are [blocks, {kv_heads}, {width}, size] and [blocks, {kv_heads}, size, {width}] of one type, with sizes "
+            f"that are multiples of {LANES}"
         )
-    return is_bf16
+    return keys_at, values_at, is_bf16
+
+
+def _floats_address(tensor: Tensor) -> int:
+    check(tensor, torch.float32, "a weight")
+    return tensor.data_ptr()
+
+
+def _stored_address(tensor: Tensor) -> tuple[int, bool]:
+    """Where a tensor that may be bf16 or fp32 lies, and whether it is bf16."""
+    is_bf16 = tensor.dtype is torch.bfloat16
+    check(tensor, torch.bfloat16 if is_bf16 else torch.float32, "a weight or a cache")
+    return tensor.data_ptr(), is_bf16
+
+
+# Weights and caches are checked once, activations at every call.
+_floats_at: Kept[Tensor, int] = Kept(_floats_address)
+_stored_at: Kept[Tensor, tuple[int, bool]] = Kept(_stored_address)
 
 
 def _expect(condition: bool, message: str) -> None:

@@ -73,3 +73,11 @@ def test_another_residual_type_gets_other_kernels() -> None:
     assert registry.choose("cpu", torch.bfloat16).names["experts"] == "torch"
     refusals = registry.choose("cpu", torch.bfloat16).refusals
     assert any("float32" in refusal.reason for refusal in refusals)
+
+
+def test_plain_torch_alone_is_announced_with_the_reasons() -> None:
+    heard: list[str] = []
+    registry.choose("cpu", torch.bfloat16, announce=heard.append)
+    assert len(heard) == 1
+    assert "plain torch computes" in heard[0]
+    assert "float32" in heard[0]

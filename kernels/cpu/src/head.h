@@ -84,7 +84,7 @@ struct HeadCall {
   }
 
   void score_all() const {
-    int64_t blocks = (size + ROW_BLOCK - 1) / ROW_BLOCK, each = blocks_per_unit(matrix);
+    int64_t blocks = (size + ROW_BLOCK - 1) / ROW_BLOCK, each = blocks_per_unit(matrix, row_count());
     parallel((blocks + each - 1) / each, [&](int64_t unit, int) {
       for (int64_t block = unit * each; block < std::min(blocks, (unit + 1) * each); block++) score(block);
     });

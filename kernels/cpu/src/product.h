@@ -203,10 +203,11 @@ inline void product(const aa_matrix& m, int64_t block, const uint8_t* const* row
   float_tile<BF16>(m, block, rows, count, out, stride);
 }
 
-// How many blocks make a unit of work: enough units to share, and weights that stay in the second-level cache.
-inline int64_t blocks_per_unit(const aa_matrix& m) {
+// How many blocks make a unit of work: enough units to share, and weights that stay in the second-level cache. With few
+// tokens units are small, so that no thread waits long for the last one.
+inline int64_t blocks_per_unit(const aa_matrix& m, int64_t T) {
   int64_t bytes = ROW_BLOCK * m.columns * m.bits / 8;
-  int64_t shared = row_blocks(m) / (8 * threads());
+  int64_t shared = row_blocks(m) / ((T <= TILE ? 32 : 8) * threads());
   return std::max<int64_t>(1, std::min({shared, (int64_t)(128 << 10) / bytes, (int64_t)16}));
 }
 
@@ -215,7 +216,7 @@ constexpr int64_t CHUNK = 32 * TILE;
 
 // out = W x (+ residual) for rows [T, K]: out [T, N].
 inline void linear(const aa_matrix& m, const Operand& x, int64_t T, const float* residual, float* out) {
-  int64_t each = blocks_per_unit(m), spans = (row_blocks(m) + each - 1) / each, chunks = (T + CHUNK - 1) / CHUNK;
+  int64_t each = blocks_per_unit(m, T), spans = (row_blocks(m) + each - 1) / each, chunks = (T + CHUNK - 1) / CHUNK;
   parallel(spans * chunks, [&](int64_t unit, int) {
     int64_t first = unit % spans * each, last = std::min(first + each, row_blocks(m));
     int64_t end = std::min(T, (unit / spans + 1) * CHUNK);
