@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
-from antangel_cli import load
+from antangel_cli import load, source
 from antangel_cli.app import app
 from antangel_cli.clinic.notice import DEMONSTRATION, NOTICE
 from antangel_cli.errors import PolicyError
@@ -256,7 +256,7 @@ def test_the_example_case_can_be_diagnosed(model: Scripted, tmp_path: Path) -> N
 
 
 def test_about_says_what_answers_and_what_nobody_reviewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(load, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(source, "EMBEDDED", tmp_path)
     text = run("about").stdout
     assert NOTICE["en"] in text
     assert "not clinically reviewed" in text
