@@ -71,16 +71,15 @@ def choose(
 ) -> Choice:
     """The best supported implementation of each op, of those whose name has all words of `only`.
 
-    `announce` is told why where plain torch is all there is.
+    `announce` is told why the least demanding kernels were refused, where plain torch is all there is.
 
     Raises LookupError when there is none.
     """
     refusals: list[Refusal] = []
     target = torch.device(device), dtype, announce
     chosen = {field.name: _best(field.name, only, target, refusals) for field in fields(Ops)}
-    if announce is not None and not only and all(one.rank == 0 for one in chosen.values()):
-        reasons = dict.fromkeys(refusal.reason for refusal in refusals)
-        announce(f"plain torch computes, which is slow: {'; '.join(reasons)}")
+    if announce is not None and not only and refusals and all(one.rank == 0 for one in chosen.values()):
+        announce(f"plain torch computes, which is slow: {refusals[-1].reason}")
     ops = Ops(**{op: implementation.function for op, implementation in chosen.items()})
     names = {op: implementation.name for op, implementation in chosen.items()}
     return Choice(ops, names, tuple(refusals))
