@@ -1,4 +1,4 @@
-"""Time to first token and decode rate of a checkpoint: `python -m bench.decode [CHECKPOINT]`.
+"""Time to first token and decode rate of a model, nano's pack unless told otherwise: `python -m bench.decode [MODEL]`.
 
 Writes one JSON to bench/results/. The first request is cold, the others warm; prefill and decode are kept apart.
 """
@@ -12,13 +12,14 @@ import platform
 import resource
 import statistics
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from runtime import Engine, EngineConfig, Request, SamplingParams, Stage
+from runtime import Engine, EngineConfig, Request, SamplingParams, Stage, write_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, ignore_eos=True)
@@ -55,14 +56,14 @@ def together(engine: Engine, sequences: int, prompt_tokens: int, new_tokens: int
     return {"sequences": sequences, "new_tok_s": round(count / (time.perf_counter() - started), 1)}
 
 
-def environment(checkpoint: Path) -> dict[str, Any]:
+def environment(model: Path) -> dict[str, Any]:
     """What the figures depend on."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return {
         "commit": commit.stdout.strip(),
-        "model": checkpoint.name if checkpoint.name != "checkpoint" else "nano",
+        "model": model.name,
         "device": "cpu",
         "machine": _processor(),
         "threads": torch.get_num_threads(),
@@ -77,21 +78,35 @@ def _processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def main() -> None:
-    """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=ROOT / "nano" / "checkpoint")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "bench" / "results" / "decode.json")
-    options = parser.parse_args()
+def packed_nano(place: Path) -> Path:
+    """The demonstration model in the default formats."""
+    write_pack(ROOT / "nano" / "checkpoint", place)
+    return place
+
+
+def everything(model: Path, threads: int | None) -> dict[str, Any]:
+    """Cold, warm and batched figures of one model."""
     started = time.perf_counter()
-    engine = Engine.load(options.checkpoint, EngineConfig(threads=options.threads))
-    result = environment(options.checkpoint) | {"load_ms": round((time.perf_counter() - started) * 1000, 1)}
+    engine = Engine.load(model, EngineConfig(threads=threads))
+    result = environment(model) | {"kernels": engine.backend}
+    result["load_ms"] = round((time.perf_counter() - started) * 1000, 1)
     result["cold"] = measure(engine, 256, 64)
     result["warm"] = [measure(engine, prompt, 128) for prompt in (16, 256, 1024)]
     result["batched"] = [together(engine, n, 256, 64) for n in (1, 4, 8, 16)]
     result["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     engine.close()
+    return result
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", type=Path, help="a pack or a checkpoint")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "bench" / "results" / "decode.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = everything(options.model or packed_nano(Path(folder) / "nano"), options.threads)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
