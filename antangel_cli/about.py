@@ -6,7 +6,6 @@ import json
 
 from antangel_cli import __version__, source
 from antangel_cli.clinic.notice import NOTICE, RULES_STATUS
-from antangel_cli.errors import CommandError
 from antangel_cli.settings import Settings
 from antangel_cli.terminal import Terminal
 
@@ -14,7 +13,7 @@ from antangel_cli.terminal import Terminal
 def about(settings: Settings) -> int:
     """Print version, notice, model and the state of the rules."""
     terminal = Terminal.of(settings)
-    model, remedy = _model(settings)
+    model, remedy = source.described(settings)
     if settings.json:
         facts = {"version": __version__, "notice": NOTICE, "model": model, "rules": RULES_STATUS}
         terminal.answer(json.dumps(facts, ensure_ascii=False))
@@ -30,15 +29,6 @@ def about(settings: Settings) -> int:
         )
     )
     return 0
-
-
-def _model(settings: Settings) -> tuple[dict[str, object], str]:
-    try:
-        model = source.find_model(settings)
-    except CommandError as error:
-        return {"name": None, "problem": error.message}, error.remedy
-    found = {"name": model.name, "path": str(model.path), "demonstration": model.demonstration}
-    return found, source.set_up_hint() if model.demonstration else ""
 
 
 def _line(model: dict[str, object]) -> str:

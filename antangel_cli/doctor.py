@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from antangel_cli import __version__, load, source
-from antangel_cli.errors import CommandError
 from antangel_cli.settings import Settings
 from antangel_cli.terminal import Terminal
 
@@ -23,11 +22,8 @@ def doctor(settings: Settings) -> int:
 
 
 def _model(settings: Settings) -> dict[str, Any]:
-    try:
-        model = source.find_model(settings)
-    except CommandError as error:
-        return {"name": None, "problem": f"{error.message} {error.remedy}"}
-    return {"name": model.name, "path": str(model.path), "demonstration": model.demonstration}
+    facts, remedy = source.described(settings)
+    return facts | {"problem": f"{facts['problem']} {remedy}"} if facts["name"] is None else facts
 
 
 def _page(terminal: Terminal, found: dict[str, Any]) -> list[str]:

@@ -46,19 +46,20 @@ def open_model(
             context=settings.context,
             max_sequences=sequences,
         )
-        path = _packed(source, announce) if source.path == EMBEDDED else source.path
+        weights = manifest_hash(source.path)
+        path = _packed(source, weights, announce) if source.path == EMBEDDED else source.path
         engine = runtime.Engine.load(path, config, progress=advance, announce=announce)
-    return RuntimeModel(engine, source, path, device)
+    return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device))
 
 
-def _packed(source: Source, announce: Callable[[str], None] | None) -> Path:
-    """The embedded checkpoint as a pack in the user's cache, made at the first use.
+def _packed(source: Source, weights: str, announce: Callable[[str], None] | None) -> Path:
+    """The embedded checkpoint, whose hash is `weights`, as a pack in the user's cache, made at the first use.
 
     Where the cache cannot be written, the pack lives as long as this process.
     """
     import runtime
 
-    place = _pack_home() / f"{source.name}-{runtime.PACK_VERSION}-{manifest_hash(source.path)[:16]}"
+    place = _pack_home() / f"{source.name}-{runtime.PACK_VERSION}-{weights[:16]}"
     if runtime.is_pack(place):
         return place
     if announce is not None:
@@ -123,14 +124,14 @@ def _code(error: Exception) -> str:
 class RuntimeModel:
     """A model in this process."""
 
-    def __init__(self, engine: runtime.Engine, source: Source, path: Path, device: str) -> None:
+    def __init__(self, engine: runtime.Engine, source: Source, provenance: dict[str, Any]) -> None:
         self._engine = engine
         self._source = source
         self._stages: dict[int, tuple[Stage, ...]] = {}
         self.name = source.name
         self.demonstration = source.demonstration
         self.context = engine.context
-        self.provenance = _provenance(engine, source, path, device)
+        self.provenance = provenance
 
     def count(self, turns: Sequence[Turn]) -> int:
         """Tokens of the rendered conversation."""
@@ -238,11 +239,11 @@ def examine(announce: Callable[[str], None]) -> dict[str, Any]:
     return runtime.examine(announce)
 
 
-def _provenance(engine: runtime.Engine, source: Source, path: Path, device: str) -> dict[str, Any]:
+def _provenance(engine: runtime.Engine, source: Source, path: Path, weights: str, device: str) -> dict[str, Any]:
     return {
         "name": source.name,
         "demonstration": source.demonstration,
-        "weights": manifest_hash(source.path),
+        "weights": weights,
         "number_format": number_format(path),
         "tokenizer": file_hash(source.path / "tokenizer.json"),
         "template": hashlib.sha256(engine.tokenizer.template.source.encode()).hexdigest(),

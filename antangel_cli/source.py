@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from antangel_cli import ROOT
-from antangel_cli.errors import ModelError, PolicyError
+from antangel_cli.errors import CommandError, ModelError, PolicyError
 from antangel_cli.settings import Settings, user_config
 
 EMBEDDED = ROOT / "nano" / "checkpoint"
@@ -34,6 +34,16 @@ class Source:
 def set_up_hint() -> str:
     """How a model is configured, in one line."""
     return SET_UP.format(config=user_config(os.environ))
+
+
+def described(settings: Settings) -> tuple[dict[str, Any], str]:
+    """The model that would answer, or why none does; and what to do about it, empty where nothing need be done."""
+    try:
+        model = find_model(settings)
+    except CommandError as error:
+        return {"name": None, "problem": error.message}, error.remedy
+    facts = {"name": model.name, "path": str(model.path), "demonstration": model.demonstration}
+    return facts, set_up_hint() if model.demonstration else ""
 
 
 def find_model(settings: Settings) -> Source:

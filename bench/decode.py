@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from runtime import Engine, EngineConfig, Request, SamplingParams, Stage, write_pack
+from runtime.hardware import processor_name
 
 ROOT = Path(__file__).resolve().parent.parent
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, ignore_eos=True)
@@ -65,17 +66,11 @@ def environment(model: Path) -> dict[str, Any]:
         "commit": commit.stdout.strip(),
         "model": model.name,
         "device": "cpu",
-        "machine": _processor(),
+        "machine": processor_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def packed_nano(place: Path) -> Path:

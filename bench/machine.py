@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.place import ROOT
+from kernels.cpu import cpu_features
 from runtime.hardware import processor_name, usable_cores
 
 # Instructions that decide how fast integers are multiplied and summed.
@@ -38,7 +39,7 @@ def surroundings() -> dict[str, Any]:
             "processor": processor_name(),
             "architecture": platform.machine(),
             "cores": usable_cores(),
-            "flags": [flag for flag in FLAGS if flag in _flags()],
+            "flags": [flag for flag in FLAGS if flag in cpu_features()],
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "system": platform.platform(),
         },
@@ -56,12 +57,6 @@ def busy_cores(window_s: float = 2.0) -> float:
 def _busy_seconds() -> float:
     user, nice, system = Path("/proc/stat").read_text(encoding="utf-8").split()[1:4]
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    listed = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
-    return set(next(listed, []))
 
 
 def _output(*command: str) -> str:

@@ -86,11 +86,15 @@ def diagnose_request(
 
 def answers(engine: Engine, requests: Sequence[Request]) -> list[str]:
     """The last stage's text of each request, all in flight together."""
-    texts = {engine.submit(request): "" for request in requests}
+    return [texts[-1] for texts in stage_texts(engine, requests)]
+
+
+def stage_texts(engine: Engine, requests: Sequence[Request]) -> list[list[str]]:
+    """The text of each stage of each request, all in flight together."""
+    texts = {engine.submit(request): [""] * len(request.stages) for request in requests}
     while engine.has_work:
         for event in engine.step():
-            if event.stage == 1:
-                texts[event.sequence_id] += event.text
+            texts[event.sequence_id][event.stage] += event.text
     return list(texts.values())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from antangel_cli.clinic.prompt import THINK_OPEN
 from nano.corpus import Example, diagnose_example
-from nano.evaluate import Subject, diagnose_request, perplexity, ranked
+from nano.evaluate import Subject, diagnose_request, perplexity, ranked, stage_texts
 from nano.export import CHECKPOINT
 from nano.world import load_world
 from runtime import Request, write_pack
@@ -77,7 +77,7 @@ Cases = list[tuple[str, Example]]
 def answered(subject: Subject, cases: Cases, seed: int = 0) -> Answers:
     """Reasoning as sampled by default, then the constrained answer."""
     requests = [diagnose_request(subject, example, seed=seed) for _, example in cases]
-    found = stage_texts(subject, requests)
+    found = replies(subject, requests)
     return Answers([texts[0] for texts in found], [ranked(texts[1])[:3] for texts in found])
 
 
@@ -88,18 +88,15 @@ def answered_given(subject: Subject, cases: Cases, reasoning: list[str]) -> list
         _, answer = diagnose_request(subject, example).stages
         prefix = f"{THINK_OPEN}{thought}{answer.prefix}"
         requests.append(Request(subject.prompt(example), (replace(answer, prefix=prefix),)))
-    return [ranked(texts[0])[:3] for texts in stage_texts(subject, requests)]
+    return [ranked(texts[0])[:3] for texts in replies(subject, requests)]
 
 
-def stage_texts(subject: Subject, requests: list[Request]) -> list[list[str]]:
-    """The text of each stage of each request, all in flight together."""
+def replies(subject: Subject, requests: list[Request]) -> list[list[str]]:
+    """The text of each stage of each request."""
     engine = subject.engine(sequences=16)
-    texts = {engine.submit(request): [""] * len(request.stages) for request in requests}
-    while engine.has_work:
-        for event in engine.step():
-            texts[event.sequence_id][event.stage] += event.text
+    texts = stage_texts(engine, requests)
     engine.close()
-    return list(texts.values())
+    return texts
 
 
 def right(names: list[list[str]], cases: Cases) -> float:

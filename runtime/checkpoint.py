@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from runtime.config import ModelConfig
-from runtime.errors import CheckpointError
+from runtime.errors import PROBLEMS_SHOWN, CheckpointError
 from runtime.inventory import (
     EMBEDDING,
     MatrixSpec,
@@ -30,8 +30,6 @@ QUANTISED_SUFFIXES = {
     ".weight_scale": "compressed-tensors FP8",
     ".qweight": "GPTQ or AWQ int4",
 }
-
-PROBLEMS_SHOWN = 20
 
 
 @dataclass(frozen=True)

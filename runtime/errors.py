@@ -1,5 +1,8 @@
 """What can go wrong in the runtime; every error carries its remedy in one line."""
 
+# Of many problems of one kind, an error names this many.
+PROBLEMS_SHOWN = 20
+
 
 class AntangelError(Exception):
     """An error with a remedy: what happened and where, then what to do about it."""

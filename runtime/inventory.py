@@ -39,7 +39,7 @@ def plain_tensors(config: ModelConfig) -> Iterator[PlainTensor]:
         yield PlainTensor(f"{prefix}.attention.query_layernorm.weight", (width,))
         yield PlainTensor(f"{prefix}.attention.key_layernorm.weight", (width,))
         yield PlainTensor(f"{prefix}.post_attention_layernorm.weight", (hidden,))
-        if not _is_dense(config, layer):
+        if not config.is_dense(layer):
             yield PlainTensor(f"{prefix}.mlp.gate.weight", (config.num_experts, hidden))
             yield PlainTensor(f"{prefix}.mlp.gate.expert_bias", (config.num_experts,))
         if layer >= config.num_hidden_layers:
@@ -62,7 +62,7 @@ def head_tensor(config: ModelConfig) -> str:
 
 def expert_layers(config: ModelConfig) -> tuple[int, ...]:
     """The layers that have experts, in order; MTP layers do."""
-    return tuple(layer for layer in range(_layers(config)) if not _is_dense(config, layer))
+    return tuple(layer for layer in range(_layers(config)) if not config.is_dense(layer))
 
 
 def expert_matrices(config: ModelConfig, layer: int, expert: int) -> tuple[MatrixSpec, MatrixSpec]:
@@ -78,7 +78,7 @@ def _layer_matrices(config: ModelConfig, layer: int) -> Iterator[MatrixSpec]:
         yield _single(f"{prefix}.eh_proj", hidden, 2 * hidden)
     yield _single(f"{prefix}.attention.query_key_value", rows, hidden)
     yield _single(f"{prefix}.attention.dense", hidden, config.num_attention_heads * width)
-    if _is_dense(config, layer):
+    if config.is_dense(layer):
         yield from _swiglu(f"{prefix}.mlp", hidden, config.intermediate_size)
     else:
         yield from _swiglu(f"{prefix}.mlp.shared_experts", hidden, config.moe_shared_expert_intermediate_size)
@@ -98,7 +98,3 @@ def _single(name: str, rows: int, columns: int) -> MatrixSpec:
 
 def _layers(config: ModelConfig) -> int:
     return config.num_hidden_layers + config.num_nextn_predict_layers
-
-
-def _is_dense(config: ModelConfig, layer: int) -> bool:
-    return config.is_dense(layer) and layer < config.num_hidden_layers

@@ -73,7 +73,7 @@ class LayerReader:
 
     def _decoder_layer(self, index: int) -> DecoderLayer:
         prefix = f"model.layers.{index}"
-        dense = self._config.is_dense(index) and index < self._config.num_hidden_layers
+        dense = self._config.is_dense(index)
         return DecoderLayer(
             index=index,
             attention=self._attention(prefix),

@@ -117,13 +117,13 @@ class DecoderModel:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits [R, V] of hidden states [R, M]."""
-        with _named("the output head"):
+        with _Within("the output head"):
             return self.ops.linear(hidden, self._head).float()
 
     @torch.inference_mode()
     def head(self, hidden: Tensor, size: int, restrictions: Sequence[Restriction], count: int) -> Candidates:
         """The `count` likeliest of the first `size` tokens after each of the hidden states [R, M]."""
-        with _named("the output head"):
+        with _Within("the output head"):
             return self.ops.head(hidden, self._head, size, restrictions, count)
 
     @torch.inference_mode()
@@ -137,7 +137,7 @@ class DecoderModel:
         mtp = self._mtp[0]
         embedded = self._rms_norm(self._embed(next_token_ids), mtp.embedding_norm)
         both = torch.cat((embedded, self._rms_norm(hidden, mtp.hidden_norm)), dim=-1)
-        with _named(f"layer {mtp.layer.index}"):
+        with _Within(f"layer {mtp.layer.index}"):
             projected = self.ops.linear(both, mtp.projection)
         return self._rms_norm(self._run_layer(mtp.layer, projected, step), mtp.final_norm)
 
@@ -150,7 +150,7 @@ class DecoderModel:
         return Step(cos, sin, batch.slots, plan, cache)
 
     def _run_layer(self, layer: DecoderLayer, x: Tensor, step: Step) -> Tensor:
-        with _named(f"layer {layer.index}"):
+        with _Within(f"layer {layer.index}"):
             x = self._attend(layer, x, step)
             normed = self._rms_norm(x, layer.post_attention_norm)
             if isinstance(layer.mlp, SwiGLUWeights):
@@ -173,7 +173,7 @@ class DecoderModel:
         return self.ops.rms_norm(x, weight, self.config.rms_norm_eps)
 
 
-class _named:  # noqa: N801
+class _Within:
     """Says where an activation was no number."""
 
     def __init__(self, place: str) -> None:

@@ -15,14 +15,12 @@ from torch import Tensor
 from kernels.formats import FLOATS, Matrix
 from kernels.ops import ExpertPool
 from runtime.config import ModelConfig
-from runtime.errors import CheckpointError
+from runtime.errors import PROBLEMS_SHOWN, CheckpointError
 from runtime.inventory import dense_matrices, expert_layers, plain_tensors
 from runtime.pack_layout import PAGE, DenseEntry, ExpertGeometry
 from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, PACK_AGAIN, PACK_VERSION, Manifest
 
 __all__ = ["PACK_VERSION", "Pack", "is_pack"]
-
-PROBLEMS_SHOWN = 20
 
 
 def is_pack(directory: str | Path) -> bool:
@@ -77,15 +75,7 @@ class Pack:
             raise KeyError(f"layer {layer} has no experts")
         first = geometry.layers.index(layer) * geometry.count * geometry.blob_bytes
         blobs = self._experts[first : first + geometry.count * geometry.blob_bytes].view(geometry.count, -1)
-        return ExpertPool(
-            gate_up=geometry.gate_up,
-            down=geometry.down,
-            hidden=geometry.hidden,
-            inner=geometry.inner,
-            down_offset=geometry.down_offset,
-            blobs=blobs.unbind(),
-            addresses=blobs.data_ptr() + geometry.blob_bytes * torch.arange(geometry.count),
-        )
+        return geometry.pool(blobs)
 
     def _entry(self, name: str, *, is_matrix: bool) -> DenseEntry:
         entry = self._entries[name]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from runtime.errors import CheckpointError
+from runtime.errors import PROBLEMS_SHOWN, CheckpointError
 from runtime.pack import Pack
 from runtime.pack_layout import DenseEntry, ExpertGeometry, Range
 from runtime.pack_manifest import DENSE, EXPERTS, PACK_AGAIN, FileEntry, Manifest
@@ -21,7 +21,6 @@ Progress = Callable[[int, int], None]
 
 PIECE = 4 << 20
 TOLD_EVERY_S = 0.2
-PROBLEMS_SHOWN = 20
 
 
 @dataclass(frozen=True)

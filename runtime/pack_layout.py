@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from kernels.formats import FLOATS, Format
+from kernels.ops import ExpertPool
 
 # First byte, and the one behind the last.
 Range = tuple[int, int]
@@ -115,6 +117,18 @@ class ExpertGeometry:
     def named(self, blob: int) -> str:
         """What a blob is, in words."""
         return f"layer {self.layers[blob // self.count]}, expert {blob % self.count}"
+
+    def pool(self, blobs: Tensor) -> ExpertPool:
+        """The experts of one layer, whose blobs are the rows of uint8 [count, blob_bytes]."""
+        return ExpertPool(
+            gate_up=self.gate_up,
+            down=self.down,
+            hidden=self.hidden,
+            inner=self.inner,
+            down_offset=self.down_offset,
+            blobs=blobs.unbind(),
+            addresses=blobs.data_ptr() + self.blob_bytes * torch.arange(self.count),
+        )
 
     def blob_gaps(self) -> list[Range]:
         """Where a blob is padding, which is all 0."""

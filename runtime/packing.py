@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kernels.formats import Format, FormatError, QuantisationError
-from runtime.errors import CapacityError, CheckpointError, ConfigError
+from runtime.errors import PROBLEMS_SHOWN, CapacityError, CheckpointError, ConfigError
 from runtime.hardware import usable_cores
 from runtime.pack import is_pack
 from runtime.pack_check import FileHashes, Progress, check_pack, file_hash, file_parts, hash_files
@@ -48,7 +48,6 @@ SPARE = 64 << 20
 EXPERTS_FORMAT = "w4a8:64"
 DENSE_FORMAT = "w8a8:64"
 
-PROBLEMS_SHOWN = 20
 
 # Threads that make tasks, each with up to 130 MB of its own; torch's small ops, which hold Python's lock, feed no more.
 MOST_WORKERS = 8

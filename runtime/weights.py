@@ -87,15 +87,7 @@ class FloatWeights:
             gate_up_spec, down_spec = expert_matrices(config, layer, expert)
             self._copy(gate_up_spec, gate_up, blob)
             self._copy(down_spec, down, blob[shape.down_offset :])
-        return ExpertPool(
-            gate_up=gate_up,
-            down=down,
-            hidden=shape.hidden,
-            inner=shape.inner,
-            down_offset=shape.down_offset,
-            blobs=blobs.unbind(),
-            addresses=blobs.data_ptr() + shape.blob_bytes * torch.arange(shape.count),
-        )
+        return shape.pool(blobs)
 
     def _copy(self, spec: MatrixSpec, format: Format, place: Tensor) -> None:
         matrix = self._matrix_of(spec)

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 
 from kernels.cpu import products, rows
-from kernels.cpu.variants import Announce, Variant, best_first, cpu_features, set_threads
-from kernels.registry import register
+from kernels.cpu.variants import Variant, best_first, cpu_features, set_threads
+from kernels.registry import Announce, register
 
 __all__ = ["Variant", "best_first", "cpu_features", "set_threads"]
 

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from kernels.cpu.products import Kept, c_matrix, check_floats, check_status
 from kernels.cpu.variants import Variant
+from kernels.exact import LANES
 from kernels.formats import Matrix
 from kernels.ops import AttentionPlan, AttentionWeights, Candidates, Restriction
-
-LANES = 16
 
 
 def rms_norm(variant: Variant, x: Tensor, weight: Tensor, eps: float) -> Tensor:

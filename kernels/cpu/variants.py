@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from kernels.cpu.abi import declare
 from kernels.cpu.build import BuildError, build
+from kernels.registry import Announce
 
 CPU_INFO = Path("/proc/cpuinfo")
-
-Announce = Callable[[str], None]
 
 
 @cache

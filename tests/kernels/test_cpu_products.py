@@ -18,6 +18,7 @@ from kernels.cpu import products
 from kernels.cpu.variants import Variant
 from kernels.formats import Format, Matrix
 from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights
+from tests.kernels.scalars import same_bits
 from tests.kernels.variants import RUNNABLE, set_all_threads
 
 THREADS = (1, 2, 3)
@@ -29,10 +30,6 @@ QUANTISED = [
     )
 ]
 FORMATS = [*QUANTISED, "bf16", "fp16", "fp32"]
-
-
-def equal(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
 
 
 def random_matrix(form: Format, rows: int, columns: int, seed: int) -> Matrix:
@@ -127,8 +124,8 @@ def test_linear(variant: Variant, text: str) -> None:
         expected, added = reference.linear(x, matrix), reference.linear(x, matrix, residual)
         for threads in THREADS:
             set_all_threads(threads)
-            assert equal(products.linear(variant, x, matrix), expected), (rows, columns, tokens, threads)
-            assert equal(products.linear(variant, x, matrix, residual), added), (rows, columns, tokens, threads)
+            assert same_bits(products.linear(variant, x, matrix), expected), (rows, columns, tokens, threads)
+            assert same_bits(products.linear(variant, x, matrix, residual), added), (rows, columns, tokens, threads)
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16", "fp32"])
@@ -137,13 +134,13 @@ def test_floats_of_any_shape(variant: Variant, name: str) -> None:
     for (rows, columns), tokens in itertools.product(shapes, (1, 2, 7)):
         matrix = random_matrix(Format.parse(name), rows, columns, rows + columns)
         x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(tokens))
-        assert equal(products.linear(variant, x, matrix), reference.linear(x, matrix))
+        assert same_bits(products.linear(variant, x, matrix), reference.linear(x, matrix))
 
 
 def test_many_tokens(variant: Variant) -> None:
     matrix, x = random_matrix(Format.parse("w4a8:64"), 96, 256, 1), random_rows(300, 256, 2)
     set_all_threads(3)
-    assert equal(products.linear(variant, x, matrix), reference.linear(x, matrix))
+    assert same_bits(products.linear(variant, x, matrix), reference.linear(x, matrix))
 
 
 def test_no_tokens(variant: Variant) -> None:
@@ -160,14 +157,14 @@ def test_swiglu(variant: Variant, gate_up: str, down: str) -> None:
         expected, added = reference.swiglu(x, network), reference.swiglu(x, network, residual)
         for threads in THREADS:
             set_all_threads(threads)
-            assert equal(products.swiglu(variant, x, network), expected)
-            assert equal(products.swiglu(variant, x, network, residual), added)
+            assert same_bits(products.swiglu(variant, x, network), expected)
+            assert same_bits(products.swiglu(variant, x, network, residual), added)
 
 
 @pytest.mark.parametrize(("gate_up", "inner"), [("w4a8:64", 24), ("w8a8:32", 8), ("bf16", 21), ("fp32", 100)])
 def test_hidden_widths_that_split_a_block_of_rows(variant: Variant, gate_up: str, inner: int) -> None:
     network, x = random_network(gate_up, "bf16", 128, inner, 3), random_rows(6, 128, 1)
-    assert equal(products.swiglu(variant, x, network), reference.swiglu(x, network))
+    assert same_bits(products.swiglu(variant, x, network), reference.swiglu(x, network))
 
 
 POOLS = [
@@ -191,14 +188,14 @@ def test_experts(variant: Variant, formats: tuple[str, str, str, str]) -> None:
         added = reference.experts(x, ids, weights, pool, shared, residual)
         for threads in THREADS:
             set_all_threads(threads)
-            assert equal(products.experts(variant, x, ids, weights, pool, shared), expected)
-            assert equal(products.experts(variant, x, ids, weights, pool, shared, residual), added)
+            assert same_bits(products.experts(variant, x, ids, weights, pool, shared), expected)
+            assert same_bits(products.experts(variant, x, ids, weights, pool, shared, residual), added)
 
 
 def test_all_tokens_on_one_expert(variant: Variant) -> None:
     pool, shared = random_pool(4, "w4a8:64", "w4a8:64", 128, 64), random_network("w8a8:64", "w8a8:64", 128, 64, 7)
     x, ids, weights = random_rows(9, 128, 1), torch.full((9, 1), 2), torch.rand(9, 1)
-    assert equal(
+    assert same_bits(
         products.experts(variant, x, ids, weights, pool, shared), reference.experts(x, ids, weights, pool, shared)
     )
 
@@ -208,7 +205,7 @@ def test_experts_round_to_bf16(variant: Variant) -> None:
     x = random_rows(6, 128, 1).bfloat16()
     ids, weights = torch.tensor([[0, 2], [1, 3], [0, 1], [2, 3], [0, 3], [1, 2]]), torch.rand(6, 2)
     found = products.experts(variant, x.float(), ids, weights, pool, shared, round_bf16=True)
-    assert equal(found, reference.experts(x, ids, weights, pool, shared).float())
+    assert same_bits(found, reference.experts(x, ids, weights, pool, shared).float())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -float("nan"), float("inf"), -float("inf")])
@@ -242,7 +239,7 @@ def test_a_row_is_the_same_alone_and_among_others(variant: Variant) -> None:
     matrix, x = random_matrix(Format.parse("w4a8:64"), 64, 256, 1), random_rows(19, 256, 2)
     together = products.linear(variant, x, matrix)
     for i in range(19):
-        assert equal(products.linear(variant, x[i : i + 1].clone(), matrix), together[i : i + 1])
+        assert same_bits(products.linear(variant, x[i : i + 1].clone(), matrix), together[i : i + 1])
 
 
 def test_flushing_threads_do_not_flush(variant: Variant) -> None:
@@ -302,7 +299,7 @@ def test_two_callers_at_once(variant: Variant) -> None:
 
     def call() -> None:
         for _ in range(200):
-            if not equal(products.linear(variant, x, matrix), expected):
+            if not same_bits(products.linear(variant, x, matrix), expected):
                 wrong.append(1)
 
     callers = [threading.Thread(target=call) for _ in range(3)]
@@ -319,7 +316,7 @@ def test_a_forked_child_computes(variant: Variant) -> None:
     expected = products.linear(variant, x, matrix)
 
     def child() -> None:
-        raise SystemExit(0 if equal(products.linear(variant, x, matrix), expected) else 1)
+        raise SystemExit(0 if same_bits(products.linear(variant, x, matrix), expected) else 1)
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()

@@ -13,6 +13,7 @@ from kernels import floating
 from kernels.cpu import Variant, rows
 from kernels.formats import Format, Matrix, quantise
 from kernels.ops import AttentionPlan, AttentionWeights, Candidates, NonFiniteError, Restriction
+from tests.kernels.scalars import same_bits
 from tests.kernels.variants import RUNNABLE, set_all_threads
 
 THREADS = (1, 2, 3)
@@ -41,10 +42,6 @@ def each_thread_count(counts: Sequence[int] = THREADS) -> Iterator[int]:
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.float().view(torch.int32), b.float().view(torch.int32))
 
 
 @pytest.mark.parametrize("width", [1, 16, 21, 100, 128, 2048])

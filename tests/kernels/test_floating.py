@@ -12,13 +12,10 @@ from torch import Tensor
 from kernels import floating
 from kernels.formats import Format, Matrix, quantise
 from kernels.ops import AttentionPlan, AttentionWeights, Restriction
+from tests.kernels.scalars import same_bits, scalar_exp, scalar_lanes
 
 F = np.float32
 ONE, NOTHING = F(1), F(0)
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.float().view(torch.int32), b.float().view(torch.int32))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -26,25 +23,6 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 # Scalars: one fp32 operation a time, as the text says.
-
-
-def scalar_lanes(terms: Sequence[F]) -> F:
-    sums = [NOTHING] * 16
-    for i, term in enumerate(terms):
-        sums[i % 16] = sums[i % 16] + term
-    for half in (8, 4, 2, 1):
-        sums = [sums[i] + sums[i + half] for i in range(half)]
-    return sums[0]
-
-
-def scalar_exp(t: F) -> F:
-    t = min(max(t, F(-87)), F(88))
-    n = np.rint(t * F(float.fromhex("0x1.715476p+0")))
-    r = (t - n * F(float.fromhex("0x1.62e4p-1"))) - n * F(float.fromhex("0x1.7f7d1cp-20"))
-    series = F(float.fromhex("0x1.6a233ep-10"))
-    for c in ("0x1.123a76p-7", "0x1.5558f6p-5", "0x1.555490p-3", "0x1.fffffcp-2", "0x1p0", "0x1p0"):
-        series = series * r + F(float.fromhex(c))
-    return series * np.array((int(n) + 127) << 23, dtype=np.int32).view(F)[()]
 
 
 def scalar_norm(x: Sequence[F], weight: Sequence[F], eps: float) -> list[F]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from kernels import reference, registry
 from kernels.formats import FLOATS, Format, Matrix, assemble, dequantise, integers, layout_of, quantise, scales, zeros
 from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights
+from tests.kernels.scalars import same_bits, scalar_exp, scalar_lanes
 
 F32 = np.float32
 ZERO, ONE = F32(0), F32(1)
@@ -71,22 +72,7 @@ def routing(tokens: int, per_token: int, among: int = EXPERTS, seed: int = 0) ->
     return ids, random(tokens, per_token, seed=seed + 1).abs() + 0.1
 
 
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    whole = {2: torch.int16, 4: torch.int32}[a.element_size()]
-    return a.dtype == b.dtype and torch.equal(a.view(whole), b.view(whole))
-
-
 # The definition once more, one number at a time.
-
-
-def scalar_exp(t: F32) -> F32:
-    t = min(max(t, F32(-87)), F32(88))
-    n = np.rint(t * F32(float.fromhex("0x1.715476p+0")))
-    r = (t - n * F32(float.fromhex("0x1.62e4p-1"))) - n * F32(float.fromhex("0x1.7f7d1cp-20"))
-    total = F32(float.fromhex("0x1.6a233ep-10"))
-    for c in ("0x1.123a76p-7", "0x1.5558f6p-5", "0x1.555490p-3", "0x1.fffffcp-2", "0x1p0", "0x1p0"):
-        total = total * r + F32(float.fromhex(c))
-    return total * np.array((int(n) + 127) << 23, np.int32).view(F32)[()]
 
 
 def scalar_quantised(group: list[F32]) -> tuple[list[int], F32]:
@@ -95,15 +81,6 @@ def scalar_quantised(group: list[F32]) -> tuple[list[int], F32]:
         return [0] * len(group), ZERO
     r = F32(127) / amax
     return [int(np.rint(v * r)) for v in group], amax / F32(127)
-
-
-def scalar_lanes(terms: list[F32]) -> F32:
-    sums = [ZERO] * 16
-    for i, term in enumerate(terms):
-        sums[i % 16] = sums[i % 16] + term
-    for half in (8, 4, 2, 1):
-        sums = [sums[i] + sums[i + half] for i in range(half)]
-    return sums[0]
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,6 @@ inline void list_units(const Network& network, const Hidden& hidden, std::vector
       units.push_back({&network, column, row, std::min(CHUNK, network.count - row)});
 }
 
-inline float round_to_bf16(float value) {
-  float lanes[LANES] = {value};
-  store(lanes, round_to_bf16(load(lanes)));
-  return lanes[0];
-}
-
 // How rows of the networks become rows of the output.
 struct Combination {
   bool routed, round_bf16;

@@ -32,12 +32,7 @@ inline void rotate(float* x, const float* cos, const float* sin, int64_t half) {
 
 AA_INLINE void put(float* at, float value) { *at = value; }
 
-// Half to even; a NaN stays one.
-AA_INLINE void put(uint16_t* at, float value) {
-  uint32_t u;
-  memcpy(&u, &value, sizeof u);
-  *at = (u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-}
+AA_INLINE void put(uint16_t* at, float value) { *at = to_bf16_bits(value); }
 
 // Keys [blocks, G, D, block_size] and values [blocks, G, block_size, D].
 template <class Stored>

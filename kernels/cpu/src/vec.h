@@ -220,6 +220,14 @@ AA_INLINE I16 nearest(const F16& a) {
   return c;
 }
 
+// Narrower integers, one by one.
+template <class Narrow>
+AA_INLINE I16 widened(const Narrow* at) {
+  int32_t lanes[LANES];
+  for (int i = 0; i < LANES; i++) lanes[i] = at[i];
+  return load(lanes);
+}
+
 AA_INLINE I16 load_unsigned_shorts(const uint16_t* at) {
 #if defined(AA_AVX512)
   return {{(IntRegister)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at))}};
@@ -227,10 +235,7 @@ AA_INLINE I16 load_unsigned_shorts(const uint16_t* at) {
   return {{(IntRegister)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)at)),
            (IntRegister)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(at + 8)))}};
 #else
-  I16 c;
-  for (int i = 0; i < PIECES; i++)
-    for (int j = 0; j < 4; j++) c.r[i][j] = at[4 * i + j];
-  return c;
+  return widened(at);
 #endif
 }
 
@@ -241,10 +246,7 @@ AA_INLINE I16 load_signed_bytes(const int8_t* at) {
   return {{(IntRegister)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)at)),
            (IntRegister)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(at + 8)))}};
 #else
-  I16 c;
-  for (int i = 0; i < PIECES; i++)
-    for (int j = 0; j < 4; j++) c.r[i][j] = at[4 * i + j];
-  return c;
+  return widened(at);
 #endif
 }
 
@@ -265,6 +267,19 @@ AA_INLINE void store_signed_bytes(int8_t* at, const I16& a) {
 AA_INLINE F16 load_bf16(const uint16_t* at) { return from_bits(shift_left(load_unsigned_shorts(at), 16)); }
 
 // Half to even, in integers, since instructions for it flush subnormals. A NaN stays one.
+AA_INLINE uint16_t to_bf16_bits(float a) {
+  uint32_t u;
+  memcpy(&u, &a, sizeof u);
+  return (u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+
+AA_INLINE float round_to_bf16(float a) {
+  uint32_t u = (uint32_t)to_bf16_bits(a) << 16;
+  memcpy(&a, &u, sizeof a);
+  return a;
+}
+
+// The same of every lane.
 AA_INLINE I16 to_bf16_bits(const F16& a) {
   I16 u = bits(a);
   I16 rounded = shift_right(u + set(0x7fff) + (shift_right(u, 16) & set(1)), 16);
