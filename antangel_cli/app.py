@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 
 from antangel_cli import __version__
 from antangel_cli.flags import (
+    BENCH,
+    BUDGET,
     CASES,
     CONVERSATION,
     FORMAT,
@@ -20,7 +22,10 @@ from antangel_cli.flags import (
     LINES,
     MACHINE,
     MODEL,
+    OTHER_MACHINE,
     PACKING,
+    PAGING,
+    PLANNING,
     READING,
     WRITING,
     Group,
@@ -197,7 +202,36 @@ def pack(
     return run(settings, PackOptions(checkpoint, **flags))
 
 
-@command(config_app, MODEL, Group("Machine", MACHINE.flags[:3]), name="show")
+@command(app, BENCH, WRITING, MODEL, MACHINE, PAGING)
+def bench(
+    settings: Settings,
+    directory: Annotated[str | None, typer.Argument(metavar="MODEL", help="The model's directory, as -m.")] = None,
+    **flags: Any,
+) -> int:
+    """Measure a model on this machine: prefill and decode, cold and warm, beside what `plan` predicts."""
+    from antangel_cli.bench import BenchOptions
+    from antangel_cli.bench import bench as run
+
+    return run(settings, BenchOptions.of(directory, flags))
+
+
+@command(app, PLANNING, OTHER_MACHINE, Group("Model", MODEL.flags[:1]), BUDGET)
+def plan(
+    settings: Settings,
+    directory: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A pack, a checkpoint, or a directory with its config.json alone."),
+    ] = None,
+    **flags: Any,
+) -> int:
+    """Say whether a model fits, what goes where and how fast it will be, before any weight is read."""
+    from antangel_cli.plan import PlanOptions
+    from antangel_cli.plan import plan as run
+
+    return run(settings, PlanOptions(directory, **flags))
+
+
+@command(config_app, MODEL, BUDGET, name="show")
 def config_show(settings: Settings) -> int:
     """Show every setting and where it comes from."""
     from antangel_cli.config import show

@@ -6,6 +6,7 @@ OK = 0
 INTERNAL = 1
 SOME_LINES_FAILED = 6
 FAIL_ON = 10
+BUSY = 75
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
@@ -65,6 +66,14 @@ class GenerationError(CommandError):
 
     exit_code = 5
     code = "generation_failed"
+    retryable = True
+
+
+class BusyError(CommandError):
+    """Another process has the model."""
+
+    exit_code = BUSY
+    code = "busy"
     retryable = True
 
 

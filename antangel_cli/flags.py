@@ -18,6 +18,9 @@ Reasoning = Literal["show", "hide", "off"]
 InputFormat = Literal["auto", "case", "text"]
 Format = Literal["text", "json"]
 Language = Literal["en", "zh"]
+Lookahead = Literal["auto", "on", "off"]
+Shape = Literal["flash", "mini"]
+Routing = Literal["router", "skewed"]
 FailOn = Literal["emergency", "urgent", "soon", "routine", "self_care"]
 
 
@@ -79,13 +82,40 @@ MODEL = Group(
         _flag(float, "--timeout", help="Stop one generation after this many seconds.", metavar="S"),
     ),
 )
-MACHINE = Group(
+BUDGET = Group(
     "Machine",
     (
         _flag(str, "--device", help="auto, cpu or cuda:N.", metavar="DEVICE"),
         _flag(int, "--threads", help="Processor threads.", metavar="N"),
         _flag(int, "--context", help="The most tokens of one conversation or case.", metavar="N"),
+        _flag(
+            str, "--ram", help="The most memory of this process: 8GiB, 8GB, or 50% of what is usable.", metavar="SIZE"
+        ),
+        _flag(str, "--vram", help="The most memory on the GPU.", metavar="SIZE"),
+        _flag(str, "--kv", help="Memory for the keys and values of running conversations.", metavar="SIZE"),
+        _flag(str, "--slots", help="Experts in memory at once: a number, or a share of all.", metavar="N|N%"),
+        _flag(bool, "--no-disk", help="Fail rather than read experts from disk while generating."),
+    ),
+)
+MACHINE = Group(
+    "Machine",
+    (
+        *BUDGET.flags,
+        _flag(bool, "--wait", help="Wait while another process has the model."),
         _flag(bool, "--stats", help="Print one line of measurements as JSON, last on stderr."),
+        _flag(
+            str,
+            "--trace",
+            help="Record which experts were used. The text can be found out from it: only you can read the file.",
+            metavar="FILE",
+        ),
+    ),
+)
+PAGING = Group(
+    "Paging",
+    (
+        _flag(str, "--policy", help="What leaves a full cache of experts.", metavar="NAME"),
+        _flag(Lookahead, "--lookahead", help="Read the next layer's experts ahead.", metavar="auto|on|off"),
     ),
 )
 CASES = Group(
@@ -158,6 +188,57 @@ PACKING = Group(
         ),
         _flag(str, "--dense", help="Number format of every other matrix (w8a8:64).", metavar="FORMAT"),
         _flag(str, "--check", help="Verify every byte of this pack instead.", metavar="DIR"),
+    ),
+)
+BENCH = Group(
+    "Benchmark",
+    (
+        _flag(
+            Shape,
+            "--shape",
+            help="Measure random weights of this model's true size, made once: flash is AntAngelMed's, 57 GB.",
+            metavar="flash|mini",
+        ),
+        _flag(int, "--layers", help="Of --shape, only so many layers.", metavar="N"),
+        _flag(str, "--dir", help="Where to make them; in the cache unless told.", metavar="DIR"),
+        _flag(
+            int, "--prompt", help="Tokens of each prompt; as long as the example cases are unless told.", metavar="N"
+        ),
+        _flag(int, "--new", help="Tokens to make after each prompt (64).", metavar="N"),
+        _flag(int, "--batch", help="Requests at once (1).", metavar="N"),
+        _flag(int, "--rounds", help="Warm rounds after the cold one (3).", metavar="N"),
+        _flag(
+            Routing,
+            "--routing",
+            help="Experts as the router chooses them, or as skewed as in a recorded trace.",
+            metavar="router|skewed",
+        ),
+        _flag(str, "--trace-skew", help="The trace whose skew is taken.", metavar="FILE"),
+        _flag(str, "--replay", help="Hit rates of every policy on a recorded trace, and no model.", metavar="FILE"),
+    ),
+)
+PLANNING = Group(
+    "Plan",
+    (
+        _flag(int, "--prompt", help="Tokens of the prompt whose first token is predicted (1000).", metavar="N"),
+        _flag(int, "--batch", help="Sequences at a time (1).", metavar="N"),
+        _flag(
+            str,
+            "--experts",
+            help="Number format of the experts of what is no pack yet (w4a8:64).",
+            metavar="FORMAT",
+        ),
+        _flag(str, "--dense", help="Number format of every other matrix (w8a8:64).", metavar="FORMAT"),
+    ),
+)
+OTHER_MACHINE = Group(
+    "Another machine than this (--ram is then what it has; what is not told is taken from this one)",
+    (
+        _flag(str, "--gpu", help="Memory of its GPU: 24GB or 24GiB; or none.", metavar="SIZE|none"),
+        _flag(str, "--pcie", help="Its GPU's link: a generation with 16 lanes (4), or a rate.", metavar="3|4|5|RATE"),
+        _flag(str, "--dram", help="How fast its cores read memory, sustained: 75GB/s.", metavar="RATE"),
+        _flag(str, "--disk", help="How fast its disk reads pieces of an expert's size: 3GB/s.", metavar="RATE"),
+        _flag(int, "--cores", help="Its processor's cores.", metavar="N"),
     ),
 )
 COMMON = Group(

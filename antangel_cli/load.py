@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import hashlib
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from antangel_cli import ROOT
 from antangel_cli.clinic.model import Model, Piece, Stage, Task, Turn
 from antangel_cli.clinic.prompt import THINK_CLOSE, THINK_OPEN
-from antangel_cli.errors import ModelError, RejectedError, UsageError
+from antangel_cli.errors import BusyError, ModelError, RejectedError, UsageError
 from antangel_cli.settings import Settings
-from antangel_cli.source import EMBEDDED, Source, file_hash, find_model, manifest_hash, number_format
+from antangel_cli.sizes import Amount
+from antangel_cli.source import EMBEDDED, MANIFEST, Source, file_hash, find_model, manifest_hash, number_format
 from antangel_cli.terminal import Advance
 
 if TYPE_CHECKING:
     import runtime
+
+Exchange = tuple[Sequence[Turn], str]
+"""A conversation that ends with a question, and the answer to it."""
 
 _DEVICES = {"auto": "cpu", "cuda": "cuda:0"}
 
@@ -33,23 +38,49 @@ def open_model(
 ) -> Model:
     """Load the model that answers; `sequences` is how many tasks will be in flight at once.
 
-    `announce` is told what takes seconds at the first use. Raises ModelError, or PolicyError.
+    `announce` is told what takes seconds at the first use. Raises ModelError, PolicyError, or BusyError.
     """
     source = find_model(settings)
     device = _DEVICES.get(settings.device, settings.device)
-    with _problems(source), _device_problems(device):
+    with _problems(source), _device_problems(device), contextlib.ExitStack() as held:
         import runtime
 
-        config = runtime.EngineConfig(
-            device=device,
-            threads=settings.threads,
-            context=settings.context,
-            max_sequences=sequences,
-        )
         weights = manifest_hash(source.path)
+        config = engine_config(settings, device=device, max_sequences=sequences, profile=_profile(source, weights))
         path = _packed(source, weights, announce) if source.path == EMBEDDED else source.path
+        lock = held.enter_context(runtime.ModelLock.take(path, wait=settings.wait, announce=announce))
         engine = runtime.Engine.load(path, config, progress=advance, announce=announce)
-    return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device))
+        held.pop_all()
+    return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device), lock)
+
+
+def engine_config(settings: Settings, **options: Any) -> runtime.EngineConfig:
+    """What the settings say of the machine, and more by name."""
+    import runtime
+
+    return runtime.EngineConfig(
+        threads=settings.threads,
+        context=settings.context,
+        ram=_amount(settings.ram),
+        vram=_amount(settings.vram),
+        kv=_amount(settings.kv),
+        slots=_amount(settings.slots),
+        disk=not settings.no_disk,
+        policy=settings.policy,
+        lookahead=settings.lookahead,
+        **options,
+    )
+
+
+def _amount(amount: Amount | None) -> int | runtime.Share | None:
+    import runtime
+
+    return runtime.Share(amount) if isinstance(amount, float) else amount
+
+
+def _profile(source: Source, weights: str) -> Path:
+    """Where the routing totals of a model are kept: nothing per token, so nothing of a patient."""
+    return _cache_home() / "profiles" / f"{source.name}-{weights[:16]}.json"
 
 
 def _packed(source: Source, weights: str, announce: Callable[[str], None] | None) -> Path:
@@ -59,7 +90,7 @@ def _packed(source: Source, weights: str, announce: Callable[[str], None] | None
     """
     import runtime
 
-    place = _pack_home() / f"{source.name}-{runtime.PACK_VERSION}-{weights[:16]}"
+    place = _cache_home() / "packs" / f"{source.name}-{runtime.PACK_VERSION}-{weights[:16]}"
     if runtime.is_pack(place):
         return place
     if announce is not None:
@@ -72,8 +103,8 @@ def _packed(source: Source, weights: str, announce: Callable[[str], None] | None
         return _pack_aside(source.path, Path(folder.name) / place.name)
 
 
-def _pack_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antangel" / "packs"
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antangel"
 
 
 def _pack_aside(source: Path, place: Path) -> Path:
@@ -112,6 +143,10 @@ def _problems(source: Source) -> Iterator[None]:
         module = sys.modules.get("runtime.errors")
         if module is None or not isinstance(error, module.AntangelError):
             raise
+        if isinstance(error, module.BusyError):
+            raise BusyError(
+                f"{source.name} is in use by {error.holder}.", "Wait until it ends, or run with --wait.", stage="load"
+            ) from error
         if isinstance(error, module.ContextError):
             raise RejectedError(error.message, error.remedy, code="too_long", stage="prompt") from error
         raise ModelError(f"{source.name}: {error.message}", error.remedy, code=_code(error), stage="load") from error
@@ -124,8 +159,11 @@ def _code(error: Exception) -> str:
 class RuntimeModel:
     """A model in this process."""
 
-    def __init__(self, engine: runtime.Engine, source: Source, provenance: dict[str, Any]) -> None:
+    def __init__(
+        self, engine: runtime.Engine, source: Source, provenance: dict[str, Any], lock: runtime.ModelLock
+    ) -> None:
         self._engine = engine
+        self._lock = lock
         self._source = source
         self._stages: dict[int, tuple[Stage, ...]] = {}
         self.name = source.name
@@ -163,15 +201,18 @@ class RuntimeModel:
         if self._stages.pop(task, None):
             self._engine.abort(task)
 
-    def stats(self) -> dict[str, float | int | None]:
-        """Counters for `--stats`; None where this build has nothing to measure."""
+    def stats(self) -> dict[str, Any]:
+        """Counters for `--stats`. All experts in memory: no hit rate, and nothing is moved."""
+        import runtime
+
         stats = self._engine.stats()
+        paging = stats.paging
         ttft = list(stats.ttft_seconds.values())
         return {
-            "bytes_moved": None,
-            "hit_rate": None,
-            "ram_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "ram_budget": None,
+            "bytes_moved": paging.bytes_moved if paging else 0,
+            "hit_rate": paging.hit_rate if paging else None,
+            "ram_peak": runtime.peak_memory(),
+            "ram_budget": self._engine.memory.budget,
             "decode_tok_s": _rate(stats.decode_tokens, stats.decode_seconds),
             "ttft_ms": round(1000 * statistics.median(ttft), 1) if ttft else None,
             "prompt_tokens": stats.prompt_tokens,
@@ -180,11 +221,41 @@ class RuntimeModel:
             "decode_s": round(stats.decode_seconds, 3),
             "kv_blocks_total": stats.kv_blocks_total,
             "peak_running": stats.peak_running,
+            "experts": self._engine.memory.placement,
+            "paging": dataclasses.asdict(paging) if paging else None,
         }
 
     def close(self) -> None:
         """Let go of the model."""
         self._engine.close()
+        self._lock.close()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were drawn, not trained."""
+        import runtime
+
+        path = self._source.path
+        return runtime.is_pack(path) and runtime.Manifest.read(path).source.get("kind") == "random weights"
+
+    def self_test(self, exchanges: Sequence[Exchange], prose: Sequence[str], most_nats: float | None) -> dict[str, Any]:
+        """Weigh the answers and the prose, and answer the first question."""
+        import runtime
+
+        encode = self._engine.tokenizer.encode_text
+        passages = [runtime.Passage(tuple(self._render(turns)), tuple(encode(answer))) for turns, answer in exchanges]
+        texts = [tuple(encode(text)) for text in prose]
+        passages += [runtime.Passage(ids[:1], ids[1:]) for ids in texts]
+        with _problems(self._source):
+            verdict = runtime.run_self_test(self._engine, passages, passages[0].prompt, most_nats)
+        return {
+            "faults": verdict.faults,
+            "nats": verdict.nll,
+            "most_nats": verdict.bound,
+            "tokens": verdict.tokens,
+            "spoken": verdict.spoken,
+            "seconds": round(verdict.seconds, 2),
+        }
 
     def _render(self, turns: Sequence[Turn]) -> list[int]:
         import runtime
@@ -307,3 +378,150 @@ def _pack_problems() -> Iterator[None]:
 def _made_pack(directory: str, manifest: runtime.Manifest) -> MadePack:
     size = sum(file.nbytes for file in manifest.files.values())
     return MadePack(directory, dict(manifest.formats), size, manifest.experts.blobs, dict(manifest.errors))
+
+
+def untestable(model: Model) -> str | None:
+    """Why a model has no self-test; None where it has one."""
+    if not isinstance(model, RuntimeModel):
+        return "not run: the model is not in this process"
+    return "not run: random weights" if model.is_random else None
+
+
+def self_test(
+    model: Model, exchanges: Sequence[Exchange], prose: Sequence[str], most_nats: float | None
+) -> dict[str, Any]:
+    """Let a model weigh texts and answer a question; None takes a bound that holds for any model. Raises ModelError."""
+    if not isinstance(model, RuntimeModel):
+        raise TypeError("the model is not in this process")
+    return model.self_test(exchanges, prose, most_nats)
+
+
+@dataclass(frozen=True)
+class BenchWorkload:
+    """What a benchmark asks: conversations in turn, cut to `prompt` tokens where told, `batch` of them at once."""
+
+    conversations: Sequence[Sequence[Turn]]
+    prompt: int | None
+    new: int
+    batch: int
+    warm_rounds: int
+
+
+_NANO_TRACE = ROOT / "bench" / "traces" / "nano-cases.jsonl.gz"
+
+
+def random_model(
+    shape: str, layers: int | None, directory: str | None, advance: Advance, announce: Callable[[str], None]
+) -> str:
+    """The directory of a pack of random weights of a true shape, made at the first use. Raises ModelError."""
+    import runtime
+
+    base = Path(directory).expanduser().absolute() if directory else _cache_home() / "bench"
+    with _pack_problems():
+        whole = runtime.true_shape(shape)
+        wanted = whole if layers is None else whole.with_layers(layers)
+        place, model = runtime.random_pack_place(base, shape, wanted)
+        if model != wanted:
+            announce(f"The disk of {base} has room for {model.layers} of {wanted.layers} layers.")
+        if not runtime.is_pack(place):
+            announce(f"Making {model.nbytes / 1e9:.1f} GB of random weights, once: {place}")
+            runtime.write_random_pack(model, place, tokenizer=EMBEDDED, progress=advance)
+    return str(place)
+
+
+def skew_trace(place: str | None) -> Path:
+    """The trace whose skew is replayed: the one that is named, else that of the demonstration model."""
+    path = _NANO_TRACE if place is None else Path(place).expanduser()
+    if not path.is_file():
+        raise UsageError(f"There is no routing trace {path}.", "Name one with --trace-skew FILE.", code="no_such_file")
+    return path
+
+
+def benchmark(
+    settings: Settings, asked: BenchWorkload, skew: Path | None, advance: Advance, announce: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure the model that answers, with nothing of it in memory at first, and predict the same."""
+    source = find_model(settings)
+    device = _DEVICES.get(settings.device, settings.device)
+    with _problems(source), _device_problems(device), contextlib.ExitStack() as held:
+        import runtime
+
+        weights = manifest_hash(source.path)
+        config = engine_config(settings, device=device, max_sequences=asked.batch)
+        path = _packed(source, weights, announce) if source.path == EMBEDDED else source.path
+        held.enter_context(runtime.ModelLock.take(path, wait=settings.wait, announce=announce))
+        prompts = [[runtime.Message(turn.role, turn.content) for turn in turns] for turns in asked.conversations]
+        workload = runtime.Workload(prompts, asked.prompt, asked.new, asked.batch, asked.warm_rounds)
+        measured = runtime.run_benchmark(
+            path,
+            config,
+            workload,
+            prepare=None if skew is None else runtime.skew_of(skew),
+            listening=runtime.Listening(measuring=advance, announce=announce),
+        )
+        predicted = _predicted(path, config, measured, skew)
+    model = {"name": source.name, "formats": number_format(path), "weights": weights, "device": device}
+    return {"model": model, "machine": runtime.surroundings(), **measured.to_json(), "predicted": predicted}
+
+
+def _predicted(
+    path: Path, config: runtime.EngineConfig, measured: runtime.Benchmark, skew: Path | None
+) -> dict[str, Any]:
+    """Each figure that was predicted and measured; none of a checkpoint, nor of a run that was interrupted."""
+    import runtime
+
+    if not runtime.is_pack(path) or not measured.complete:
+        return {}
+    compared = runtime.compare_to_plan(path, config, measured, skewed=skew is not None)
+    return {name: each.to_json() for name, each in compared.items()}
+
+
+@dataclass(frozen=True)
+class ToldMachine:
+    """What is told of a machine to plan for, in bytes and bytes a second; None is taken from this one.
+
+    `pcie` is a generation, as a word, or a rate; `vram` 0 means that there is no GPU.
+    """
+
+    ram: int | None = None
+    vram: int | None = None
+    cores: int | None = None
+    dram: int | None = None
+    disk: int | None = None
+    pcie: int | str | None = None
+
+
+def plan_model(
+    settings: Settings, path: Path, told: ToldMachine, *, formats: Mapping[str, str | None], prompt: int, batch: int
+) -> dict[str, Any]:
+    """Plan `batch` sequences of a model at a time, from its config or manifest. Raises UsageError or ModelError."""
+    import runtime
+
+    rates = {name: _told_rate(getattr(told, name)) for name in ("dram", "disk", "pcie")}
+    machine = runtime.ToldMachine(told.ram, told.vram, told.cores, **rates)
+    if told.ram is not None:
+        settings = dataclasses.replace(settings, ram=None)
+    device = _DEVICES.get(settings.device, settings.device)
+    try:
+        with _pack_problems(), _device_problems(device):
+            profile = _profile_of(path)
+            engine = engine_config(settings, device=device, max_sequences=batch, profile=profile)
+            planned = runtime.plan_model(path, engine, machine, prompt=prompt, **formats)
+    except OSError as error:
+        raise ModelError(f"{error.filename or path}: {error.strerror}.", "Correct its permissions.") from error
+    return dataclasses.asdict(planned) | {"sequences": batch}
+
+
+def _told_rate(rate: int | str | None) -> runtime.Rate | None:
+    import runtime
+
+    if isinstance(rate, str):
+        return runtime.PCIE[int(rate)]
+    return None if rate is None else runtime.Rate(float(rate), "told")
+
+
+def _profile_of(path: Path) -> Path | None:
+    """The routing profile of a pack; that of a checkpoint is not looked for, as its weights would have to be read."""
+    if not (path / MANIFEST).is_file():
+        return None
+    return _profile(Source(path, path.name, False), manifest_hash(path))

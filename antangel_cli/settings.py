@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from antangel_cli.errors import UsageError
+from antangel_cli.sizes import Amount, parse_share, parse_size
 
 SYSTEM_CONFIG = Path("/etc/antangel/config.toml")
 ENVIRONMENT_PREFIX = "ANTANGEL_"
@@ -33,6 +34,15 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     context: int | None = None
+    ram: Amount | None = None
+    vram: Amount | None = None
+    kv: Amount | None = None
+    slots: Amount | None = None
+    no_disk: bool = False
+    policy: str | None = None
+    lookahead: str = "auto"
+    wait: bool = False
+    trace: str | None = None
     max_dx: int = 5
     reasoning: Literal["show", "hide", "off"] = "hide"
     lang: str | None = None
@@ -227,6 +237,21 @@ def _device(raw: Any) -> str:
     return word
 
 
+def _size(raw: Any) -> Amount:
+    try:
+        return parse_size(str(raw))
+    except ValueError:
+        raise ValueError("a size like 8GiB, 8GB or 50%") from None
+
+
+def _slots(raw: Any) -> Amount:
+    try:
+        share = parse_share(str(raw))
+    except ValueError:
+        raise ValueError("a number of experts, or a share of all like 10%") from None
+    return share if share is not None else int(_whole(1)(raw))
+
+
 def _concurrency(raw: Any) -> int | None:
     return None if raw == "auto" else int(_whole(1, 256)(raw))
 
@@ -242,6 +267,15 @@ KEYS: dict[str, Parse] = {
     "device": _device,
     "threads": _whole(1, 4096),
     "context": _whole(1),
+    "ram": _size,
+    "vram": _size,
+    "kv": _size,
+    "slots": _slots,
+    "no_disk": _switch,
+    "policy": _text,
+    "lookahead": _choice("auto", "on", "off"),
+    "wait": _switch,
+    "trace": _text,
     "max_dx": _whole(3, 10),
     "reasoning": _choice("show", "hide", "off"),
     "lang": _choice("en", "zh"),
@@ -258,6 +292,6 @@ KEYS: dict[str, Parse] = {
 }
 """Every key and how its value is checked."""
 
-ONE_RUN_ONLY = ("debug", "json", "no_input", "stats")
+ONE_RUN_ONLY = ("debug", "json", "no_input", "stats", "trace")
 IN_FILES = tuple(key for key in KEYS if key not in ONE_RUN_ONLY)
 """The keys that files and the environment may set."""

@@ -28,7 +28,8 @@ class SwiGLUWeights:
 class ExpertPool:
     """All experts of a layer, each a blob of bytes: its gate_up [2F, M], then its down [M, F] at `down_offset`.
 
-    `addresses` [E] are where the blobs start in host memory; `owner` keeps that memory alive.
+    `addresses` [E] are where the blobs start in host memory, 0 for an expert that is not there; `blobs` keeps that
+    memory alive.
     """
 
     gate_up: Format
@@ -36,7 +37,7 @@ class ExpertPool:
     hidden: int
     inner: int
     down_offset: int
-    blobs: tuple[Tensor, ...] = field(repr=False)  # E times uint8 [blob bytes]
+    blobs: Sequence[Tensor] = field(repr=False)  # E times uint8 [blob bytes]
     addresses: Tensor = field(repr=False)  # int64 [E]
 
     def expert(self, index: int) -> SwiGLUWeights:
@@ -48,6 +49,19 @@ class ExpertPool:
             Matrix(self.gate_up, 2 * self.inner, self.hidden, gate_up),
             Matrix(self.down, self.hidden, self.inner, down),
         )
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Some of a layer's experts, where not all of them are in memory at once: those from `first` to `stop` - 1.
+
+    `total` is what the waves of lower experts returned, and is written to; the `last` wave finishes the layer.
+    """
+
+    first: int
+    stop: int
+    total: Tensor | None  # fp32 [T, M]
+    last: bool
 
 
 @dataclass(frozen=True)
@@ -156,11 +170,14 @@ class Experts(Protocol):
         pool: ExpertPool,
         shared: SwiGLUWeights,
         residual: Tensor | None = None,
+        *,
+        wave: Wave | None = None,
     ) -> Tensor:
         """R(R(sum of weights x expert outputs) + R(shared expert)), added to residual [T, M] if given: [T, M].
 
         x [T, M], ids int64 [T, K] ascending, weights fp32 [T, K]; the sum is taken in that order in fp32, and R
-        rounds to x's dtype. Only touched experts are read.
+        rounds to x's dtype. Only touched experts are read. A layer may be computed in waves of ascending experts:
+        all but the last return the fp32 sum so far, and the result has the same bits.
         """
         ...
 

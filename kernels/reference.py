@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.exact import LANES, fold, pad, silu
 from kernels.formats import ROW_BLOCK, Matrix, centred, scales, split_rows
-from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights
+from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights, Wave
 from kernels.registry import Announce, register
 
 # Elements of the largest intermediate tensor: 64 MiB of fp32.
@@ -48,16 +48,21 @@ def experts(
     pool: ExpertPool,
     shared: SwiGLUWeights,
     residual: Tensor | None = None,
+    *,
+    wave: Wave | None = None,
 ) -> Tensor:
-    routed = weighted_sum(x.float(), ids, weights, pool)
+    routed = weighted_sum(x.float(), ids, weights, pool, wave)
+    if wave is not None and not wave.last:
+        return routed
     out = routed.to(x.dtype) + feed_forward(x.float(), shared).to(x.dtype)
     return add_residual(out, residual)
 
 
-def weighted_sum(x: Tensor, ids: Tensor, weights: Tensor, pool: ExpertPool) -> Tensor:
+def weighted_sum(x: Tensor, ids: Tensor, weights: Tensor, pool: ExpertPool, wave: Wave | None = None) -> Tensor:
     """Sum of weights [T, K] x outputs of the experts ids [T, K], from the lowest id up: fp32 [T, M]."""
-    total = torch.zeros_like(x)
-    for expert in ids.unique().tolist():
+    wave = wave or Wave(0, len(pool.blobs), None, last=True)
+    total = torch.zeros_like(x) if wave.total is None else wave.total
+    for expert in ids[(ids >= wave.first) & (ids < wave.stop)].unique().tolist():
         tokens, places = (ids == expert).nonzero(as_tuple=True)
         weighted = weights[tokens, places, None] * feed_forward(x[tokens], pool.expert(expert))
         total[tokens] = total[tokens] + weighted

@@ -9,32 +9,65 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.config import EngineConfig, ModelConfig
+    from runtime.benchmark import Benchmark, BenchmarkError, Listening, Workload, run_benchmark, surroundings
+    from runtime.benchmark_routing import skew_of
+    from runtime.compared import compare_to_plan
+    from runtime.config import EngineConfig, ModelConfig, Share
     from runtime.doctor import examine
     from runtime.engine import Engine
     from runtime.errors import (
         AntangelError,
+        BusyError,
         CapacityError,
         CheckpointError,
         ConfigError,
         ContextError,
         GrammarError,
     )
+    from runtime.lock import ModelLock
+    from runtime.memory import MemoryPlan, peak_memory
+    from runtime.model_plan import PlannedModel, ToldMachine, plan_model
     from runtime.pack import PACK_VERSION, is_pack
     from runtime.pack_check import check_pack
     from runtime.pack_manifest import Manifest
     from runtime.packing import FormatChoiceError, Telling, write_pack
+    from runtime.planned_machine import PCIE
+    from runtime.random_pack import random_pack_place, true_shape, write_random_pack
+    from runtime.rates import Rate, disk_rate, memory_rate
     from runtime.request import NO_TOKEN, Request, Stage, TokenEvent
     from runtime.sampling import SamplingParams
+    from runtime.self_test import Passage, Verdict, run_self_test
     from runtime.stats import EngineStats
     from runtime.template import Message, ToolCall
     from runtime.tokenizer import StreamDecoder, Tokenizer
 
 _HOME = {
+    "Benchmark": "benchmark",
+    "BenchmarkError": "benchmark",
+    "Listening": "benchmark",
+    "Workload": "benchmark",
+    "run_benchmark": "benchmark",
+    "surroundings": "benchmark",
+    "skew_of": "benchmark_routing",
+    "compare_to_plan": "compared",
+    "random_pack_place": "random_pack",
+    "true_shape": "random_pack",
+    "write_random_pack": "random_pack",
     "EngineConfig": "config",
+    "Share": "config",
     "ModelConfig": "config",
     "Engine": "engine",
     "examine": "doctor",
+    "MemoryPlan": "memory",
+    "peak_memory": "memory",
+    "ModelLock": "lock",
+    "PlannedModel": "model_plan",
+    "ToldMachine": "model_plan",
+    "plan_model": "model_plan",
+    "PCIE": "planned_machine",
+    "Rate": "rates",
+    "disk_rate": "rates",
+    "memory_rate": "rates",
     "PACK_VERSION": "pack",
     "is_pack": "pack",
     "check_pack": "pack_check",
@@ -43,6 +76,7 @@ _HOME = {
     "Telling": "packing",
     "write_pack": "packing",
     "AntangelError": "errors",
+    "BusyError": "errors",
     "CapacityError": "errors",
     "CheckpointError": "errors",
     "ConfigError": "errors",
@@ -53,6 +87,9 @@ _HOME = {
     "Stage": "request",
     "TokenEvent": "request",
     "SamplingParams": "sampling",
+    "Passage": "self_test",
+    "Verdict": "self_test",
+    "run_self_test": "self_test",
     "EngineStats": "stats",
     "Message": "template",
     "ToolCall": "template",
@@ -63,7 +100,11 @@ _HOME = {
 __all__ = [
     "NO_TOKEN",
     "PACK_VERSION",
+    "PCIE",
     "AntangelError",
+    "Benchmark",
+    "BenchmarkError",
+    "BusyError",
     "CapacityError",
     "CheckpointError",
     "ConfigError",
@@ -73,21 +114,43 @@ __all__ = [
     "EngineStats",
     "FormatChoiceError",
     "GrammarError",
+    "Listening",
     "Manifest",
+    "MemoryPlan",
     "Message",
     "ModelConfig",
+    "ModelLock",
+    "Passage",
+    "PlannedModel",
+    "Rate",
     "Request",
     "SamplingParams",
+    "Share",
     "Stage",
     "StreamDecoder",
     "Telling",
     "TokenEvent",
     "Tokenizer",
+    "ToldMachine",
     "ToolCall",
+    "Verdict",
+    "Workload",
     "check_pack",
+    "compare_to_plan",
+    "disk_rate",
     "examine",
     "is_pack",
+    "memory_rate",
+    "peak_memory",
+    "plan_model",
+    "random_pack_place",
+    "run_benchmark",
+    "run_self_test",
+    "skew_of",
+    "surroundings",
+    "true_shape",
     "write_pack",
+    "write_random_pack",
 ]
 
 

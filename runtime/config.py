@@ -181,10 +181,35 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class EngineConfig:
-    """How to run a model: device, number type, and what the cache and a batch may hold.
+class Share:
+    """A part of a whole, above 0 and up to 1: of the memory that is usable, or of all experts."""
 
-    threads, kv_blocks and context of None mean: taken from the machine and the model. `kernels` are words
+    of_whole: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.of_whole <= 1, f"a share is {self.of_whole:.0%}", "Use a share above 0% and up to 100%.")
+
+    def of(self, whole: int) -> int:
+        return int(self.of_whole * whole)
+
+    def __str__(self) -> str:
+        return f"{100 * self.of_whole:g}%"
+
+
+Amount = int | Share
+
+LOOKAHEAD = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to run a model: device, number type, and what it may take of the machine.
+
+    None means: taken from the machine and the model. `ram` bounds the process's resident memory and `vram` a card's, in
+    bytes or as a share of what is usable; `kv` is for the cache of keys and values; `slots` is how many experts may be
+    in memory at once, or which share of all. Without `disk` a model whose experts do not all fit is refused. `policy`
+    names what leaves a full cache, `lookahead` whether reads are guessed ahead ("auto": while it pays), `readers` how
+    many are in flight, and `profile` the file in which routing totals are kept from run to run. `kernels` are words
     that the name of every op's implementation must have, none for the best.
     """
 
@@ -193,10 +218,19 @@ class EngineConfig:
     threads: int | None = None
     block_size: int = 64
     kv_blocks: int | None = None
-    max_batch_tokens: int = 512
+    max_batch_tokens: int | None = None
     max_sequences: int = 16
     context: int | None = None
     kernels: str = ""
+    ram: Amount | None = None
+    vram: Amount | None = None
+    kv: Amount | None = None
+    slots: Amount | None = None
+    disk: bool = True
+    policy: str | None = None
+    lookahead: str = "auto"
+    readers: int = 4
+    profile: Path | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -204,10 +238,13 @@ class EngineConfig:
             f"dtype is {self.dtype!r}",
             "Use auto, float32 or bfloat16.",
         )
-        positive = ("threads", "block_size", "kv_blocks", "max_batch_tokens", "max_sequences", "context")
-        for name in positive:
+        _require(self.lookahead in LOOKAHEAD, f"lookahead is {self.lookahead!r}", f"Use {', '.join(LOOKAHEAD)}.")
+        counts = ("threads", "block_size", "kv_blocks", "max_batch_tokens", "max_sequences", "context", "readers")
+        for name in (*counts, "ram", "vram", "kv", "slots"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} is {value}", "Use a number above 0.")
+            _require(
+                value is None or isinstance(value, Share) or value > 0, f"{name} is {value}", "Use a number above 0."
+            )
         _require(self.block_size % LANES == 0, f"block_size is {self.block_size}", f"Use a multiple of {LANES}.")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,23 +17,24 @@ from kernels.ops import Candidates, Restriction
 from kernels.registry import Announce
 from runtime.config import EngineConfig, ModelConfig
 from runtime.drafting import DraftCheck
-from runtime.errors import AntangelError, CapacityError, ContextError
+from runtime.errors import AntangelError, ConfigError, ContextError
 from runtime.generation import Advance, Generation, prepare, tokens_needed
 from runtime.grammar import GrammarCompiler
-from runtime.hardware import set_threads, usable_memory
+from runtime.experts.pager import ExpertPager
+from runtime.experts.profile import load_profile, save_profile
+from runtime.hardware import set_threads
 from runtime.kv_cache import BlockAllocator, KVCache
+from runtime.memory import MAPPED_BATCH, MemoryPlan, available, plan_memory, process_memory
 from runtime.model_protocol import Model
+from runtime.pack import Pack
 from runtime.request import NO_TOKEN, Request, TokenEvent
 from runtime.sampling import Head, Row, Sampler
 from runtime.scheduler import Scheduler
+from runtime.scoring import log_likelihoods
 from runtime.sequence import Batch, Sequence, Span
 from runtime.stats import Counters, EngineStats
 from runtime.tokenizer import Tokenizer
-
-# Of the memory that is free after loading, the part that the KV cache may take unless told otherwise.
-KV_SHARE = 0.25
-# Room for each sequence beside the one that may fill the context.
-TOKENS_PER_SEQUENCE = 2048
+from runtime.weights import Weights, open_weights
 
 Outcome = int | AntangelError
 
@@ -39,7 +42,7 @@ Outcome = int | AntangelError
 class Engine:
     """Generates for many requests at once; step() does one forward pass for all that run.
 
-    With `measure_mtp` the MTP layer runs beside decoding and its drafts are compared, never used. With
+    `pager` pages experts where not all are in memory. With `measure_mtp` the MTP layer runs beside decoding and its drafts are compared, never used. With
     `use_forced` the tokens that a grammar forces skip sampling; the output is the same without.
     """
 
@@ -50,9 +53,13 @@ class Engine:
         tokenizer: Tokenizer,
         config: EngineConfig,
         *,
+        memory: MemoryPlan | None = None,
+        pager: ExpertPager | None = None,
         measure_mtp: bool = False,
         use_forced: bool = True,
     ) -> None:
+        self._memory = memory
+        self._pager = pager
         self.model_config = model_config
         self.tokenizer = tokenizer
         self.config = config
@@ -63,7 +70,7 @@ class Engine:
         self._sampler = Sampler(min(tokenizer.size, model_config.vocab_size))
         self._compiler = GrammarCompiler(tokenizer, model_config.vocab_size, self._stop_token_ids)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
-        self._allocator = BlockAllocator(_block_count(config, model_config, self.context, model))
+        self._allocator = BlockAllocator(config.kv_blocks or -(-self.context // config.block_size))
         self._cache = KVCache(
             model.cache_layers,
             self._allocator.total,
@@ -76,7 +83,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._allocator,
             config.block_size,
-            max_batch_tokens=config.max_batch_tokens,
+            max_batch_tokens=config.max_batch_tokens or MAPPED_BATCH,
             max_sequences=config.max_sequences,
         )
         self._generations: dict[int, Generation] = {}
@@ -99,9 +106,10 @@ class Engine:
         measure_mtp: bool = False,
         use_forced: bool = True,
     ) -> Engine:
-        """Opens a pack or a checkpoint directory.
+        """Opens a pack or a checkpoint directory, within the memory that the config allows.
 
-        `progress` is told how many layers are loaded, and of how many; `announce` what takes seconds besides.
+        `progress` is told how many layers are loaded, and of how many; `announce` what takes seconds besides, and
+        what was chosen where not all experts fit. Raises CheckpointError, ConfigError or CapacityError.
         """
         from runtime.model import DecoderModel
 
@@ -109,8 +117,22 @@ class Engine:
         set_threads(config.threads)
         model_config = ModelConfig.from_directory(path)
         tokenizer = Tokenizer.from_directory(path)
-        model = DecoderModel.load(path, model_config, config, progress, announce)
-        return cls(model, model_config, tokenizer, config, measure_mtp=measure_mtp, use_forced=use_forced)
+        weights = open_weights(path, model_config)
+        memory = _memory(weights, config)
+        config = replace(config, kv_blocks=memory.kv_blocks, max_batch_tokens=memory.batch_tokens)
+        pager = _pager(weights, memory, config, announce)
+        with torch.inference_mode():
+            model = DecoderModel(weights, config, progress, announce, pager)
+        return cls(
+            model,
+            model_config,
+            tokenizer,
+            config,
+            memory=memory,
+            pager=pager,
+            measure_mtp=measure_mtp,
+            use_forced=use_forced,
+        )
 
     @property
     def backend(self) -> str:
@@ -118,9 +140,24 @@ class Engine:
         return self._model.backend
 
     @property
+    def memory(self) -> MemoryPlan:
+        """How memory was divided. Raises LookupError for an engine that was not made by load()."""
+        if self._memory is None:
+            raise LookupError("this engine was given its model, and no memory was planned for it")
+        return self._memory
+
+    @property
     def has_work(self) -> bool:
         """Whether step() has anything to compute or to tell."""
         return bool(self._generations or self._ready)
+
+    def watch_routing(self, observer: Callable[[int, Tensor], None] | None) -> None:
+        """From now on the observer is told each layer of every step and its expert ids [T, K]."""
+        self._model.routing_observer = observer
+
+    def replace_routing(self, source: Callable[[int, Tensor], Tensor] | None) -> None:
+        """From now on the source names the experts [T, K] of a layer in place of the router's, for measuring."""
+        self._model.routing_source = source
 
     def submit(self, request: Request) -> int:
         """Queues a request and returns its sequence id.
@@ -184,21 +221,38 @@ class Engine:
             kv_blocks_free=self._allocator.free_count,
             kv_blocks_total=self._allocator.total,
             preemptions=self._scheduler.preemptions,
+            paging=self._pager.stats() if self._pager else None,
         )
+
+    def log_likelihoods(self, prompt: Iterable[int], text: Iterable[int]) -> Tensor:
+        """Natural log-likelihood of each token of a text behind a prompt of at least one, fp32 [T]. See scoring.py."""
+        batch = self._scheduler.max_batch_tokens
+        return log_likelihoods(self._model, self._cache, self._allocator, prompt, text, batch)
 
     def check_integrity(self) -> None:
         """Raises RuntimeError unless blocks, sequences and generations agree."""
         self._scheduler.check_integrity()
+        if self._pager:
+            self._pager.check_integrity()
         if any(sequence_id not in self._scheduler for sequence_id in self._generations):
             raise RuntimeError("a generation has no sequence")
         if not self._generations and self._scheduler.has_work:
             raise RuntimeError("a sequence has no generation")
 
     def close(self) -> None:
-        """Aborts what runs and stops the grammar thread."""
+        """Aborts what runs, stops all threads, and keeps the routing totals where a profile is named."""
         for sequence_id in list(self._generations):
             self.abort(sequence_id)
         self._executor.shutdown()
+        if self._pager:
+            self._pager.close()
+            self._save_profile(self._pager)
+
+    def _save_profile(self, pager: ExpertPager) -> None:
+        """A profile that cannot be written costs the next start some seconds, and no more."""
+        if self.config.profile is not None and pager.totals.any():
+            with contextlib.suppress(OSError):
+                save_profile(self.config.profile, pager.store.geometry, pager.totals)
 
     def _check_context(self, request: Request, needed: int) -> None:
         if needed > self.context:
@@ -336,22 +390,52 @@ class Engine:
             self._inboxes.get(event.sequence_id, self._ready).append(event)
 
 
-def _block_count(config: EngineConfig, model_config: ModelConfig, context: int, model: Model) -> int:
-    """KV blocks: as configured, else one full context and room for each other sequence, as memory allows."""
-    if config.kv_blocks is not None:
-        return config.kv_blocks
-    heads = model_config.num_key_value_heads * model_config.head_dim
-    block_bytes = 2 * model.cache_layers * config.block_size * heads * model.dtype.itemsize
-    room = min(context, TOKENS_PER_SEQUENCE) * (config.max_sequences - 1)
-    wanted = -(-(context + room) // config.block_size)
-    available = int(_free_memory(model.device) * KV_SHARE) // block_bytes
-    if available < 1:
-        raise CapacityError(
-            f"no memory is left for a KV cache: one block takes {block_bytes:,} bytes",
-            "Free some memory, or use a smaller model or number type.",
+def _memory(weights: Weights, config: EngineConfig) -> MemoryPlan:
+    """How the memory of the device is divided. Raises CapacityError or ConfigError."""
+    on_gpu = torch.device(config.device).type == "cuda"
+    if config.vram is not None and not on_gpu:
+        raise ConfigError("a bound for VRAM is set, and this run computes on the CPU", "Leave --vram out.")
+    if on_gpu or not weights.pageable:
+        return _whole(weights, config, on_gpu)
+    process = process_memory()
+    return plan_memory(weights.sizes, weights.config, config, usable=available(process), process=process)
+
+
+def _whole(weights: Weights, config: EngineConfig, on_gpu: bool) -> MemoryPlan:
+    """The plan of weights that are all held in memory, on a GPU or in host memory."""
+    if config.slots is not None:
+        where = "on a GPU" if on_gpu else "of a checkpoint that is not packed"
+        raise ConfigError(
+            f"a number of slots is set, and experts {where} are not paged",
+            "Leave --slots out." if on_gpu else "Pack it first: antangel pack CHECKPOINT -o DIR.",
         )
-    return min(wanted, available)
+    process = 0 if on_gpu else process_memory()
+    usable = torch.cuda.mem_get_info(config.device)[0] if on_gpu else available(process)
+    whole = replace(config, ram=config.vram if on_gpu else config.ram, disk=False)
+    return plan_memory(weights.sizes, weights.config, whole, usable=usable, process=process)
 
 
-def _free_memory(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else usable_memory()
+def _pager(weights: Weights, memory: MemoryPlan, config: EngineConfig, announce: Announce | None) -> ExpertPager | None:
+    """What pages the experts of a pack that is not wholly in memory; its first reads are under way."""
+    if memory.placement == "mapped" or not isinstance(weights, Pack):
+        return None
+    store = weights.store(announce)
+    pager = ExpertPager.open(
+        store, memory.slots, policy=config.policy, lookahead=config.lookahead, readers=config.readers
+    )
+    weights.fetch_dense()
+    totals = load_profile(config.profile, store.geometry) if config.profile else None
+    if totals is not None:
+        pager.warm(totals)
+    if announce is not None:
+        announce(_chosen(memory))
+    return pager
+
+
+def _chosen(memory: MemoryPlan) -> str:
+    share, held = 100 * memory.resident_share, memory.slots * memory.slot_bytes / 2**30
+    bound = "the budget" if memory.told else "what is free"
+    return (
+        f"{memory.slots:,} of {memory.experts:,} experts ({share:.0f}%, {held:.2f} GiB) are kept in memory, as "
+        f"{bound} of {memory.budget / 2**30:.2f} GiB allows; the others are read from disk when they are needed."
+    )

@@ -38,8 +38,24 @@ class GrammarError(AntangelError):
 
 
 class CapacityError(AntangelError):
-    """Weights or cache do not fit in the memory there is."""
+    """Weights or cache do not fit in the memory there is; `shortfall` is in bytes, 0 where it is not known."""
+
+    def __init__(self, message: str, remedy: str, *, shortfall: int = 0) -> None:
+        super().__init__(message, remedy)
+        self.shortfall = shortfall
+
+
+class ExpertReadError(CheckpointError):
+    """An expert's bytes cannot be read, or are not those that were packed."""
 
 
 class NumericsError(AntangelError):
     """An activation is no number: damaged weights, or those of another model."""
+
+
+class BusyError(AntangelError):
+    """Another process has the model; `holder` says which."""
+
+    def __init__(self, message: str, remedy: str, *, holder: str) -> None:
+        super().__init__(message, remedy)
+        self.holder = holder

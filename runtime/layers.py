@@ -10,7 +10,9 @@ from torch import Tensor
 
 from kernels.formats import Matrix
 from kernels.ops import AttentionWeights, ExpertPool, Ops, SwiGLUWeights
-from runtime.moe import MoELayer, Router
+from runtime.experts.pager import ExpertPager
+from runtime.inventory import expert_layers
+from runtime.moe import MoELayer, Paged, Router
 from runtime.weights import Weights
 
 # Told how many layers are loaded, and of how many.
@@ -42,12 +44,15 @@ class MTPLayer:
 class LayerReader:
     """Takes weights by name and puts them on the device; what is mapped into host memory stays where it is."""
 
-    def __init__(self, weights: Weights, ops: Ops, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weights: Weights, ops: Ops, device: torch.device, dtype: torch.dtype, pager: ExpertPager | None
+    ) -> None:
         self._weights = weights
         self._config = weights.config
         self._ops = ops
         self._device = device
         self._dtype = dtype
+        self._pager = pager
 
     def layers(self, progress: Progress | None) -> tuple[tuple[DecoderLayer, ...], tuple[MTPLayer, ...]]:
         decoder = self._config.num_hidden_layers
@@ -105,9 +110,13 @@ class LayerReader:
             self.stored(f"{prefix}.gate.weight"),
             self.stored(f"{prefix}.gate.expert_bias").float(),
         )
-        return MoELayer(self._ops, router, self._pool(index), self._swiglu(f"{prefix}.shared_experts"))
+        paged = Paged(self._pager, expert_layers(self._config).index(index)) if self._pager else None
+        shared = self._swiglu(f"{prefix}.shared_experts")
+        return MoELayer(self._ops, router, self._pool(index, paged), shared, paged)
 
-    def _pool(self, index: int) -> ExpertPool:
+    def _pool(self, index: int, paged: Paged | None) -> ExpertPool:
+        if paged is not None:
+            return paged.pager.pool(paged.position)
         pool = self._weights.experts(index)
         if self._device.type == "cpu":
             return pool

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -22,16 +23,20 @@ from kernels.ops import (
 from kernels.registry import Announce, Choice, choose
 from runtime.config import EngineConfig, ModelConfig
 from runtime.errors import NumericsError
+from runtime.experts.pager import ExpertPager
 from runtime.hardware import number_type
+from runtime.inventory import EMBEDDING
 from runtime.kv_cache import KVCache
 from runtime.layers import DecoderLayer, LayerReader, Progress
-from runtime.moe import Routing
+from runtime.moe import MoELayer, Routing
 from runtime.rope import RopeTable
 from runtime.sequence import Batch
 from runtime.weights import Weights, open_weights
 
 # Told the layer and its expert ids [T, K] at every step.
 RoutingObserver = Callable[[int, Tensor], None]
+# Given them, names others [T, K] to be used instead, ascending and distinct in a row.
+RoutingSource = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Step:
 class DecoderModel:
     """A loaded model. A row's hidden state has the same bits whatever else is in its batch or its chunk.
 
-    `routing_observer`, where set, is told the expert ids of every layer and step.
+    `routing_observer`, where set, is told the expert ids of every layer and step; `routing_source` replaces them, for
+    measuring. With a `pager` experts are paged; else all are in memory, or mapped.
     """
 
     def __init__(
@@ -57,13 +63,17 @@ class DecoderModel:
         engine: EngineConfig,
         progress: Progress | None = None,
         announce: Announce | None = None,
+        pager: ExpertPager | None = None,
     ) -> None:
         self.config = weights.config
         self.device = torch.device(engine.device)
         self.dtype = number_type(engine.dtype, self.device)
         self.choice: Choice = choose(self.device, self.dtype, announce=announce, only=engine.kernels)
         self.routing_observer: RoutingObserver | None = None
-        reader = LayerReader(weights, self.choice.ops, self.device, self.dtype)
+        self.routing_source: RoutingSource | None = None
+        self._pager = pager
+        self._weights = weights
+        reader = LayerReader(weights, self.choice.ops, self.device, self.dtype, pager)
         self._embedding = reader.stored("model.word_embeddings.weight")
         self._layers, self._mtp = reader.layers(progress)
         self._norm = reader.vector("model.norm.weight")
@@ -110,8 +120,12 @@ class DecoderModel:
         """Hidden states after the final norm, [T, M]; writes the batch's keys and values. Raises NumericsError."""
         step = self._step(batch, cache)
         x = self._embed(batch.token_ids)
-        for layer in self._layers:
-            x = self._run_layer(layer, x, step)
+        if self._pager is not None:
+            self._pager.begin_step(len(x))
+        for layer, following in zip_longest(self._layers, self._layers[1:]):
+            x = self._run_layer(layer, x, step, following)
+        if self._pager is not None:
+            self._pager.end_step()
         return self._rms_norm(x, self._norm)
 
     @torch.inference_mode()
@@ -142,22 +156,27 @@ class DecoderModel:
         return self._rms_norm(self._run_layer(mtp.layer, projected, step), mtp.final_norm)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
-        return F.embedding(token_ids, self._embedding).to(self.dtype)
+        embedded = F.embedding(token_ids, self._embedding).to(self.dtype)
+        if self._pager is not None:
+            # Its pages would count towards the memory of the process, more with every token that is new.
+            self._weights.release(EMBEDDING)
+        return embedded
 
     def _step(self, batch: Batch, cache: KVCache) -> Step:
         plan = plan_attention(batch.spans, block_size=cache.block_size, device=self.device)
         cos, sin = (table.index_select(0, batch.positions) for table in (self._rope.cos, self._rope.sin))
         return Step(cos, sin, batch.slots, plan, cache)
 
-    def _run_layer(self, layer: DecoderLayer, x: Tensor, step: Step) -> Tensor:
+    def _run_layer(self, layer: DecoderLayer, x: Tensor, step: Step, following: DecoderLayer | None = None) -> Tensor:
         with _Within(f"layer {layer.index}"):
             x = self._attend(layer, x, step)
             normed = self._rms_norm(x, layer.post_attention_norm)
             if isinstance(layer.mlp, SwiGLUWeights):
                 return self.ops.swiglu(normed, layer.mlp, x)
-            routing = layer.mlp.route(normed)
-            self._observe(layer.index, routing)
-            return layer.mlp.run(normed, routing, x)
+            routing = self._route(layer, layer.mlp, normed)
+            visit = layer.mlp.ask(routing)
+            self._guess(following, x)
+            return layer.mlp.run(normed, routing, x, visit)
 
     def _attend(self, layer: DecoderLayer, x: Tensor, step: Step) -> Tensor:
         keys, values = step.cache.layers[layer.index]
@@ -165,9 +184,20 @@ class DecoderModel:
         attended = self.ops.paged_attention(q, keys, values, step.attention, self.config.head_dim**-0.5)
         return self.ops.linear(attended, layer.dense, x)
 
-    def _observe(self, layer: int, routing: Routing) -> None:
+    def _route(self, layer: DecoderLayer, mlp: MoELayer, normed: Tensor) -> Routing:
+        routing = mlp.route(normed)
+        if self.routing_source is not None:
+            routing = replace(routing, expert_ids=self.routing_source(layer.index, routing.expert_ids))
         if self.routing_observer is not None:
-            self.routing_observer(layer, routing.expert_ids)
+            self.routing_observer(layer.index, routing.expert_ids)
+        return routing
+
+    def _guess(self, following: DecoderLayer | None, x: Tensor) -> None:
+        """What the next layer will need, by its router on the present hidden state x [T, M], is read ahead."""
+        if self._pager is None or following is None or not self._pager.guesses:
+            return
+        if isinstance(following.mlp, MoELayer):
+            following.mlp.guess(self._rms_norm(x, following.post_attention_norm))
 
     def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.ops.rms_norm(x, weight, self.config.rms_norm_eps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -29,6 +29,8 @@ class Model(Protocol):
         """The name of the kernels that compute experts."""
         ...
 
+    routing_observer: Callable[[int, Tensor], None] | None
+    routing_source: Callable[[int, Tensor], Tensor] | None
     device: torch.device
     dtype: torch.dtype
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kernels.ops import ExpertPool, Ops, SwiGLUWeights
+from kernels.ops import ExpertPool, Ops, SwiGLUWeights, Wave
 from runtime.config import ModelConfig
+from runtime.experts.pager import ExpertPager, Visit
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,39 @@ class Router:
 
 
 @dataclass(frozen=True)
+class Paged:
+    """That a layer's experts are paged: by whom, and the layer's position among those with experts."""
+
+    pager: ExpertPager
+    position: int
+
+
+@dataclass(frozen=True)
 class MoELayer:
-    """Routed experts plus the shared expert that every token passes through."""
+    """Routed experts plus the shared expert that every token passes through. Without `paged` all are in memory."""
 
     ops: Ops
     route: Router
     pool: ExpertPool
     shared: SwiGLUWeights
+    paged: Paged | None = None
 
-    def run(self, x: Tensor, routing: Routing, residual: Tensor) -> Tensor:
+    def ask(self, routing: Routing) -> Visit | None:
+        """Has the experts of a routing fetched, where some may be missing."""
+        return self.paged.pager.ask(self.paged.position, routing.expert_ids) if self.paged else None
+
+    def guess(self, x: Tensor) -> None:
+        """Has read ahead what this layer's router would choose for x [T, M], a hidden state of the layer before."""
+        if self.paged:
+            self.paged.pager.guess(self.paged.position, self.route(x).expert_ids)
+
+    def run(self, x: Tensor, routing: Routing, residual: Tensor, visit: Visit | None) -> Tensor:
         """residual [T, M] plus the outputs of x's experts, weighed in ascending id, and of the shared one."""
-        return self.ops.experts(x, routing.expert_ids, routing.weights, self.pool, self.shared, residual)
+
+        def compute(wave: Wave | None) -> Tensor:
+            ids, weights = routing.expert_ids, routing.weights
+            return self.ops.experts(x, ids, weights, self.pool, self.shared, residual, wave=wave)
+
+        if self.paged is None or visit is None:
+            return compute(None)
+        return self.paged.pager.compute(visit, compute)

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from kernels.formats import FLOATS, Matrix
 from kernels.ops import ExpertPool
+from kernels.registry import Announce
 from runtime.config import ModelConfig
 from runtime.errors import PROBLEMS_SHOWN, CheckpointError
-from runtime.inventory import dense_matrices, expert_layers, plain_tensors
+from runtime.experts.store import ExpertStore
+from runtime.inventory import EMBEDDING, dense_matrices, expert_layers, plain_tensors
+from runtime.memory import ModelSizes
 from runtime.pack_layout import PAGE, DenseEntry, ExpertGeometry
 from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, PACK_AGAIN, PACK_VERSION, Manifest
 
@@ -34,9 +37,10 @@ class Pack:
     def __init__(self, directory: Path, config: ModelConfig, manifest: Manifest) -> None:
         self.config = config
         self.manifest = manifest
+        self._directory = directory
         self._entries = {entry.name: entry for entry in manifest.dense}
-        self._dense = _mapped(directory / DENSE)
-        self._experts = _mapped(directory / EXPERTS)
+        self._dense_region, self._dense = _mapped(directory / DENSE)
+        _, self._experts = _mapped(directory / EXPERTS)
 
     @classmethod
     def open(cls, directory: str | Path, config: ModelConfig | None = None) -> Self:
@@ -56,6 +60,29 @@ class Pack:
     @property
     def nbytes(self) -> int:
         return self._dense.numel() + self._experts.numel()
+
+    @property
+    def sizes(self) -> ModelSizes:
+        return ModelSizes.of_entries(self.config, self.manifest.dense, self.manifest.experts)
+
+    @property
+    def pageable(self) -> bool:
+        return True
+
+    def store(self, announce: Announce | None = None) -> ExpertStore:
+        """The experts at rest, to be read one by one. Raises ExpertReadError."""
+        return ExpertStore(self._directory / EXPERTS, self.manifest.experts, self.manifest.checksums[EXPERTS], announce)
+
+    def fetch_dense(self) -> None:
+        """Has what every token needs read from disk, in the background."""
+        start = self._entries[EMBEDDING].end
+        if start < len(self._dense):
+            self._dense_region.madvise(mmap.MADV_WILLNEED, start, len(self._dense) - start)
+
+    def release(self, name: str) -> None:
+        """Takes the pages of an entry out of this process's memory; they are mapped again when they are touched."""
+        entry = self._entries[name]
+        self._dense_region.madvise(mmap.MADV_DONTNEED, entry.offset, entry.end - entry.offset)
 
     def tensor(self, name: str) -> Tensor:
         """An embedding, norm, router or bias. Raises KeyError."""
@@ -87,18 +114,18 @@ class Pack:
         return self._dense[entry.offset : entry.offset + entry.nbytes]
 
 
-def _mapped(path: Path) -> Tensor:
+def _mapped(path: Path) -> tuple[mmap.mmap, Tensor]:
     """A file as bytes. It is mapped for reading only, so that it may be larger than the memory."""
     try:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
-                return torch.empty(0, dtype=torch.uint8)
+                return mmap.mmap(-1, PAGE), torch.empty(0, dtype=torch.uint8)
             region = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be mapped: {error}", PACK_AGAIN) from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return torch.frombuffer(region, dtype=torch.uint8)
+        return region, torch.frombuffer(region, dtype=torch.uint8)
 
 
 def _file_problems(directory: Path, manifest: Manifest) -> Iterator[str]:

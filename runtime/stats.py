@@ -9,12 +9,54 @@ TIMES_KEPT = 1024
 
 
 @dataclass(frozen=True)
+class PagingStats:
+    """What paging did. A use is one expert needed by one layer in one step, however many tokens go to it.
+
+    Of `uses`, `hits` found the expert in memory, `late` on its way after a guess, and `misses` had to ask for it.
+    Bytes are those read from disk: for misses, for guesses, and to warm the cache at the start. Of the experts that
+    were `guessed`, `guessed_right` were needed and `wasted` were read and left unused; `not_guessed` were needed while
+    guessing was on, and were not guessed.
+    """
+
+    policy: str
+    lookahead: str
+    experts: int
+    slots: int
+    resident: int
+    uses: int
+    hits: int
+    late: int
+    misses: int
+    demand_bytes: int
+    lookahead_bytes: int
+    prewarm_bytes: int
+    guessed: int
+    guessed_right: int
+    not_guessed: int
+    wasted: int
+    evictions: int
+    waves: int
+    verified: int
+    stall_seconds: float
+
+    @property
+    def bytes_moved(self) -> int:
+        return self.demand_bytes + self.lookahead_bytes + self.prewarm_bytes
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of uses that found their expert in memory; None with no use."""
+        return self.hits / self.uses if self.uses else None
+
+
+@dataclass(frozen=True)
 class EngineStats:
     """Counts since the engine was loaded; times in seconds.
 
     `prefill_seconds` are those of steps with any prompt token in them, `decode_seconds` of all others.
-    `ttft_seconds` is per sequence, of the most recent ones. `masks_overlapped` counts grammar masks that were
-    ready when the forward pass was. `mtp_hits` of `mtp_drafts` greedy tokens were as the MTP layer drafted.
+    `paging` is None where all experts are in memory. `ttft_seconds` is per sequence, of the most recent ones.
+    `masks_overlapped` counts grammar masks that were ready when the forward pass was. `mtp_hits` of `mtp_drafts` greedy
+    tokens were as the MTP layer drafted.
     """
 
     prompt_tokens: int
@@ -34,6 +76,7 @@ class EngineStats:
     mask_wait_seconds: float
     mtp_drafts: int
     mtp_hits: int
+    paging: PagingStats | None
 
     @property
     def mtp_acceptance(self) -> float | None:

@@ -15,7 +15,8 @@ from kernels.ops import ExpertPool
 from runtime.checkpoint import Checkpoint
 from runtime.config import ModelConfig
 from runtime.errors import CheckpointError
-from runtime.inventory import HEAD, MatrixSpec, dense_matrices, expert_matrices, head_tensor
+from runtime.inventory import HEAD, MatrixSpec, dense_matrices, expert_layers, expert_matrices, head_tensor
+from runtime.memory import ModelSizes
 from runtime.pack import Pack, is_pack
 from runtime.pack_layout import ExpertGeometry
 
@@ -31,6 +32,20 @@ class Weights(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
+        ...
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """Bytes by part."""
+        ...
+
+    @property
+    def pageable(self) -> bool:
+        """Whether experts can be read one by one, as they are needed."""
+        ...
+
+    def release(self, name: str) -> None:
+        """Takes a tensor that is mapped out of this process's memory; it comes back when it is touched."""
         ...
 
     def tensor(self, name: str) -> Tensor:
@@ -65,6 +80,18 @@ class FloatWeights:
     @property
     def nbytes(self) -> int:
         return self._checkpoint.nbytes
+
+    @property
+    def sizes(self) -> ModelSizes:
+        floats = self._matrix_of(expert_matrices(self.config, expert_layers(self.config)[0], 0)[1]).format
+        return ModelSizes.of_config(self.config, floats, floats)
+
+    @property
+    def pageable(self) -> bool:
+        return False
+
+    def release(self, name: str) -> None:
+        pass
 
     def tensor(self, name: str) -> Tensor:
         return stored_type(name, self._checkpoint.read(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 
-OK, NONFINITE = 0, 1
+OK, NONFINITE, ABSENT = 0, 1, 2
 
 
 class CMatrix(ctypes.Structure):
@@ -45,7 +45,7 @@ SIGNATURES = {
     "aa_rms_norm": "i:ppifllp",
     "aa_linear": "i:plmpp",
     "aa_swiglu": "i:plmmpp",
-    "aa_experts": "i:plpplplmmmmipp",
+    "aa_experts": "i:plpplplllimmmmipp",
     "aa_route": "i:pllpipllllfpp",
     "aa_query_key_value": "i:plpfmplllpplpppilp",
     "aa_paged_attention": "i:pllllppilplpfp",

@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from kernels.cpu.abi import NONFINITE, CMatrix
+from kernels.cpu.abi import ABSENT, NONFINITE, CMatrix
 from kernels.cpu.variants import Variant
 from kernels.formats import Format, Matrix
-from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights
+from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights, Wave
 
 Owner = TypeVar("Owner")
 Value = TypeVar("Value")
@@ -54,15 +54,18 @@ def experts(
     shared: SwiGLUWeights,
     residual: Tensor | None = None,
     *,
+    wave: Wave | None = None,
     round_bf16: bool = False,
 ) -> Tensor:
-    """The whole expert layer in one call; `round_bf16` makes R round to bf16, as in a bf16 residual stream."""
+    """The whole expert layer, or a wave of it, in one call; `round_bf16` makes R round to bf16, as in a bf16 stream."""
+    wave = wave or Wave(0, pool.addresses.shape[0], None, last=True)
     check_floats(x, pool.hidden, "x")
     check_floats(weights, ids.shape[-1], "weights")
     if ids.dtype is not torch.int64 or ids.shape != weights.shape or not ids.is_contiguous():
         raise ValueError("ids must be contiguous int64 [T, K], like the weights")
-    out = torch.empty_like(x)
+    out = _sum_so_far(x, wave)
     gate_up, down = pool_layouts(pool)
+    shared_gate_up, shared_down = (c_matrix(shared.gate_up), c_matrix(shared.down)) if wave.last else (None, None)
     status = variant.library.aa_experts(
         x.data_ptr(),
         x.shape[0],
@@ -71,16 +74,28 @@ def experts(
         ids.shape[1],
         pool.addresses.data_ptr(),
         pool.addresses.shape[0],
+        wave.first,
+        wave.stop,
+        wave.total is not None,
         byref(gate_up),
         byref(down),
-        byref(c_matrix(shared.gate_up)),
-        byref(c_matrix(shared.down)),
+        shared_gate_up,
+        shared_down,
         round_bf16,
         address_like(residual, out),
         out.data_ptr(),
     )
     check_status(status, "experts")
     return out
+
+
+def _sum_so_far(x: Tensor, wave: Wave) -> Tensor:
+    if wave.total is None:
+        return torch.empty_like(x)
+    check_floats(wave.total, x.shape[1], "the sum so far")
+    if wave.total.shape != x.shape:
+        raise ValueError(f"the sum so far has {wave.total.shape[0]} rows and x {x.shape[0]}")
+    return wave.total
 
 
 OPS: dict[str, Callable[..., Any]] = {"linear": linear, "swiglu": swiglu, "experts": experts}
@@ -106,7 +121,9 @@ def address_like(residual: Tensor | None, out: Tensor) -> int | None:
 
 
 def check_status(status: int, op: str) -> None:
-    """Raises NonFiniteError where an op met a number that it couldn't quantise."""
+    """Raises NonFiniteError where an op met a number that it couldn't quantise, LookupError for an absent expert."""
+    if status == ABSENT:
+        raise LookupError(f"{op}: an expert to be computed is not in memory")
     if status == NONFINITE:
         raise NonFiniteError(f"{op}: an activation to be quantised is not finite: the weights or the input are damaged")
 

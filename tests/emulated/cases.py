@@ -179,7 +179,7 @@ def _experts(
     yield Record(
         "experts",
         (
-            ints(tokens, chosen, len(data), 0, stride), x, ids, weights, data, *layouts,
+            ints(tokens, chosen, len(data), 0, stride, (0, 3, 6)[tokens % 3]), x, ids, weights, data, *layouts,
             *stored(shared.gate_up), *stored(shared.down), residual, out,
         ),
     )  # fmt: skip

@@ -93,7 +93,7 @@ bool swiglu(Record& r) {
 }
 
 bool experts(Record& r) {
-  const int64_t* n = r.ints();  // T, K, E, round_bf16, bytes of a blob
+  const int64_t* n = r.ints();  // T, K, E, round_bf16, bytes of a blob, where a second wave starts
   const float* x = r.floats();
   const int64_t* ids = r.ints();
   const float* weights = r.floats();
@@ -103,9 +103,12 @@ bool experts(Record& r) {
   std::vector<int64_t> blobs;
   for (int64_t e = 0; e < n[2]; ++e) blobs.push_back(reinterpret_cast<int64_t>(pool + e * n[4]));
   Bytes out = output(r, 0);
-  const int status = aa_experts(x, n[0], ids, weights, n[1], blobs.data(), n[2], &gate_up, &down, &shared_gate_up,
-                                &shared_down, static_cast<int>(n[3]), residual, as<float>(out));
-  return status == AA_OK && same(r, out.data());
+  float* y = as<float>(out);
+  const int first = aa_experts(x, n[0], ids, weights, n[1], blobs.data(), n[2], 0, n[5], 0, &gate_up, &down, nullptr,
+                               nullptr, static_cast<int>(n[3]), nullptr, y);
+  const int second = aa_experts(x, n[0], ids, weights, n[1], blobs.data(), n[2], n[5], n[2], n[5] > 0, &gate_up, &down,
+                                &shared_gate_up, &shared_down, static_cast<int>(n[3]), residual, y);
+  return first == AA_OK && second == AA_OK && same(r, out.data());
 }
 
 bool route(Record& r) {

@@ -7,7 +7,9 @@ import itertools
 import multiprocessing
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from kernels import reference
 from kernels.cpu import products
 from kernels.cpu.variants import Variant
 from kernels.formats import Format, Matrix
-from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights
+from kernels.ops import ExpertPool, NonFiniteError, SwiGLUWeights, Wave
 from tests.kernels.scalars import same_bits
 from tests.kernels.variants import RUNNABLE, set_all_threads
 
@@ -190,6 +192,49 @@ def test_experts(variant: Variant, formats: tuple[str, str, str, str]) -> None:
             set_all_threads(threads)
             assert same_bits(products.experts(variant, x, ids, weights, pool, shared), expected)
             assert same_bits(products.experts(variant, x, ids, weights, pool, shared, residual), added)
+
+
+@pytest.mark.parametrize("formats", POOLS, ids="/".join)
+def test_waves_of_experts_are_the_whole_layer(variant: Variant, formats: tuple[str, str, str, str]) -> None:
+    pool, shared = random_pool(8, *formats[:2], 256, 128), random_network(*formats[2:], 256, 128, 7)
+    for tokens in (1, 5, 23):
+        random = torch.Generator().manual_seed(tokens)
+        x, residual = random_rows(tokens, 256, tokens), torch.randn(tokens, 256, generator=random)
+        ids = torch.rand(tokens, 8, generator=random).argsort(-1)[:, :3].sort(-1).values.contiguous()
+        weights = torch.rand(tokens, 3, generator=random)
+        expected = reference.experts(x, ids, weights, pool, shared, residual)
+        for stops in ((8,), (3, 8), (1, 2, 7, 8), (4, 4, 8)):
+            for experts in (partial(products.experts, variant), reference.experts):
+                assert same_bits(in_waves(experts, x, ids, weights, pool, shared, residual, stops), expected)
+
+
+def in_waves(
+    experts: Callable[..., Tensor],
+    x: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    pool: ExpertPool,
+    shared: SwiGLUWeights,
+    residual: Tensor,
+    stops: tuple[int, ...],
+) -> Tensor:
+    first, total = 0, torch.empty(0)
+    for stop in stops:
+        # An expert outside of the wave need not be in memory.
+        within = torch.arange(len(pool.blobs)).ge(first) & torch.arange(len(pool.blobs)).lt(stop)
+        there = replace(pool, addresses=pool.addresses * within)
+        wave = Wave(first, stop, total if first else None, last=stop == len(pool.blobs))
+        total, first = experts(x, ids, weights, there, shared, residual, wave=wave), stop
+    return total
+
+
+def test_an_expert_that_is_absent_is_an_error(variant: Variant) -> None:
+    pool, shared = random_pool(4, "w4a8:64", "w4a8:64", 128, 64), random_network("w8a8:64", "w8a8:64", 128, 64, 7)
+    pool.addresses[2] = 0
+    x, weights = random_rows(2, 128, 1), torch.rand(2, 1)
+    products.experts(variant, x, torch.tensor([[1], [3]]), weights, pool, shared)
+    with pytest.raises(LookupError, match="not in memory"):
+        products.experts(variant, x, torch.tensor([[1], [2]]), weights, pool, shared)
 
 
 def test_all_tokens_on_one_expert(variant: Variant) -> None:

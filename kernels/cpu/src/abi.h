@@ -21,7 +21,7 @@ struct aa_matrix {
 };
 
 // Results of every op.
-enum { AA_OK = 0, AA_NONFINITE = 1 };
+enum { AA_OK = 0, AA_NONFINITE = 1, AA_ABSENT = 2 };
 
 const char* aa_variant();           // the instruction set this library was compiled for
 int aa_probe();                     // 0 when the compiler kept every rounding, else which one it lost
@@ -34,10 +34,12 @@ int aa_linear(const float* x, int64_t T, const aa_matrix* matrix, const float* r
 
 int aa_swiglu(const float* x, int64_t T, const aa_matrix* gate_up, const aa_matrix* down, const float* residual, float* out);
 
-// blobs [E] are addresses; gate_up and down are layouts within a blob.
+// blobs [E] are addresses, 0 for one that is not in memory; gate_up and down are layouts within a blob. Only experts
+// [first, stop) are computed: `begun` says that out holds the sum over lower ones, and without a shared network (null)
+// out is left as that sum.
 int aa_experts(const float* x, int64_t T, const int64_t* ids, const float* weights, int64_t K, const int64_t* blobs, int64_t E,
-               const aa_matrix* gate_up, const aa_matrix* down, const aa_matrix* shared_gate_up, const aa_matrix* shared_down,
-               int round_bf16, const float* residual, float* out);
+               int64_t first, int64_t stop, int begun, const aa_matrix* gate_up, const aa_matrix* down,
+               const aa_matrix* shared_gate_up, const aa_matrix* shared_down, int round_bf16, const float* residual, float* out);
 
 int aa_route(const float* x, int64_t T, int64_t M, const void* weight, int weight_is_bf16, const float* bias, int64_t E,
              int64_t K, int64_t groups, int64_t groups_kept, float scale, int64_t* ids, float* weights);

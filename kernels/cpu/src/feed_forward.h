@@ -76,9 +76,9 @@ inline void list_units(const Network& network, const Hidden& hidden, std::vector
 
 // How rows of the networks become rows of the output.
 struct Combination {
-  bool routed, round_bf16;
+  bool routed, round_bf16, begun;
   const float* residual;  // [T, M], or null
-  float* out;             // [T, M]
+  float* out;             // [T, M]; where begun it holds the sum over earlier networks
 
   // Output columns at `at`: after all routed networks, the shared one's y.
   void finish(int64_t at, const float* y, int64_t n) const {
@@ -121,18 +121,23 @@ inline void add_down(const Network& network, const Hidden& hidden, const uint8_t
   }
 }
 
-// Routed networks, in ascending id, all with one layout, then the shared one, which every token goes through.
-inline bool run_networks(const std::vector<Network>& routed, const Network& shared, const Combination& combination) {
+// Routed networks, in ascending id, all with one layout, then the shared one, which every token goes through; null
+// where the sum over the routed ones is to be gone on with.
+inline bool run_networks(const std::vector<Network>& routed, const Network* shared, int64_t T, const Combination& combination) {
   static Scratch hidden_rows, shared_hidden_rows;
   static std::vector<HiddenUnit> units;
-  Hidden of_shared(shared.down), of_routed(routed.empty() ? shared.down : routed[0].down);
-  int64_t T = shared.count, M = shared.down.rows, pairs = routed.empty() ? 0 : routed.back().first + routed.back().count;
-  uint8_t* h = hidden_rows.at_least<uint8_t>(pairs * of_routed.stride);
-  uint8_t* shared_h = shared_hidden_rows.at_least<uint8_t>(T * of_shared.stride);
+  const aa_matrix& of_first = routed.empty() ? shared->down : routed[0].down;
+  const aa_matrix& of_last = shared ? shared->down : of_first;
+  Hidden of_shared(of_last), of_routed(of_first);
+  int64_t M = of_last.rows, start = routed.empty() ? 0 : routed[0].first;
+  int64_t pairs = routed.empty() ? 0 : routed.back().first + routed.back().count - start;
+  // Rows are counted from the first of these networks on.
+  uint8_t* h = hidden_rows.at_least<uint8_t>(pairs * of_routed.stride) - start * of_routed.stride;
+  uint8_t* shared_h = shared ? shared_hidden_rows.at_least<uint8_t>(T * of_shared.stride) : nullptr;
   std::atomic<bool> finite{true};
 
   units.clear();
-  list_units(shared, of_shared, units);
+  if (shared) list_units(*shared, of_shared, units);
   const int64_t shared_units = units.size();
   for (const Network& network : routed) list_units(network, of_routed, units);
   parallel(units.size(), [&](int64_t i, int) {
@@ -140,16 +145,16 @@ inline bool run_networks(const std::vector<Network>& routed, const Network& shar
     if (!good) finite.store(false, std::memory_order_relaxed);
   });
 
-  int64_t blocks = row_blocks(shared.down);
+  int64_t blocks = row_blocks(of_last);
   int64_t each = std::max<int64_t>(1, std::min(MOST_DOWN_BLOCKS, blocks / (8 * threads())));
   parallel((blocks + each - 1) / each, [&](int64_t unit, int) {
     int64_t first = unit * each, last = std::min(first + each, blocks);
     int64_t column = first * ROW_BLOCK, n = std::min(M, last * ROW_BLOCK) - column;
-    if (combination.routed)
+    if (combination.routed && !combination.begun)
       for (int64_t t = 0; t < T; t++) std::fill_n(combination.out + t * M + column, n, 0.0f);
     // Ascending networks, and so ascending ids for every token.
     for (const Network& network : routed) add_down(network, of_routed, h, first, last, combination);
-    add_down(shared, of_shared, shared_h, first, last, combination);
+    if (shared) add_down(*shared, of_shared, shared_h, first, last, combination);
   });
   return finite.load();
 }
@@ -197,13 +202,14 @@ extern "C" int aa_swiglu(const float* x, int64_t T, const aa_matrix* gate_up, co
   Call call;
   std::atomic<bool> nonfinite{false};
   Network network{*gate_up, *down, prepare(x, T, *gate_up, scratch, nonfinite), nullptr, nullptr, 0, T};
-  bool finite = run_networks({}, network, {false, false, residual, out});
+  bool finite = run_networks({}, &network, T, {false, false, false, residual, out});
   return nonfinite || !finite ? AA_NONFINITE : AA_OK;
 }
 
 extern "C" int aa_experts(const float* x, int64_t T, const int64_t* ids, const float* weights, int64_t K, const int64_t* blobs,
-                          int64_t E, const aa_matrix* gate_up, const aa_matrix* down, const aa_matrix* shared_gate_up,
-                          const aa_matrix* shared_down, int round_bf16, const float* residual, float* out) {
+                          int64_t E, int64_t first_expert, int64_t stop, int begun, const aa_matrix* gate_up, const aa_matrix* down,
+                          const aa_matrix* shared_gate_up, const aa_matrix* shared_down, int round_bf16,
+                          const float* residual, float* out) {
   using namespace aa;
   static Scratch scratch, shared_scratch;
   static Assignment assignment;
@@ -211,17 +217,26 @@ extern "C" int aa_experts(const float* x, int64_t T, const int64_t* ids, const f
   Call call;
   std::atomic<bool> nonfinite{false};
   Operand rows = prepare(x, T, *gate_up, scratch, nonfinite);
-  Operand shared_rows =
-      take_alike(*gate_up, *shared_gate_up) ? rows : prepare(x, T, *shared_gate_up, shared_scratch, nonfinite);
+  bool alike = !shared_gate_up || take_alike(*gate_up, *shared_gate_up);
+  Operand shared_rows = alike ? rows : prepare(x, T, *shared_gate_up, shared_scratch, nonfinite);
   assignment.sort(ids, weights, T, K, E);
   routed.clear();
-  for (int64_t e = 0; e < E; e++) {
+  for (int64_t e = first_expert; e < stop; e++) {
     int64_t first = assignment.starts[e], count = assignment.starts[e + 1] - first;
     if (count == 0) continue;
+    if (blobs[e] == 0) return AA_ABSENT;
     routed.push_back({within(*gate_up, blobs[e]), within(*down, blobs[e]), rows, &assignment.tokens[first],
                       &assignment.weights[first], first, count});
   }
-  Network shared{*shared_gate_up, *shared_down, shared_rows, nullptr, nullptr, 0, T};
-  bool finite = run_networks(routed, shared, {true, round_bf16 != 0, residual, out});
+  Combination combination{true, round_bf16 != 0, begun != 0, residual, out};
+  bool finite = true;
+  if (shared_gate_up) {
+    Network shared{*shared_gate_up, *shared_down, shared_rows, nullptr, nullptr, 0, T};
+    finite = run_networks(routed, &shared, T, combination);
+  } else if (!routed.empty()) {
+    finite = run_networks(routed, nullptr, T, combination);
+  } else if (!begun) {
+    std::fill_n(out, T * down->rows, 0.0f);
+  }
   return nonfinite || !finite ? AA_NONFINITE : AA_OK;
 }
