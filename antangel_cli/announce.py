@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 
-from antangel_cli import load, source
+from antangel_cli import load, self_test, source
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.notice import DEMONSTRATION, NOTICE
 from antangel_cli.settings import Settings
@@ -24,7 +24,10 @@ def announce(terminal: Terminal, chinese: bool) -> None:
 
 @contextlib.contextmanager
 def opened(settings: Settings, terminal: Terminal, chinese: bool, sequences: int = 1) -> Iterator[Model]:
-    """The model that answers, closed at the end. The demonstration model is named, even when quiet."""
+    """The model that answers, closed at the end; one that fails its self-test is not handed out.
+
+    The demonstration model is named, even when quiet.
+    """
     started = time.monotonic()
     with terminal.meter("Loading the model", "bytes") as advance:
         model = load.open_model(settings, advance, sequences, terminal.remark)
@@ -33,6 +36,7 @@ def opened(settings: Settings, terminal: Terminal, chinese: bool, sequences: int
     terminal.detail(f"{model.name} loaded in {time.monotonic() - started:.1f} s; {_where(model)}")
     cut = False
     try:
+        self_test.require_sound(model, terminal.remark)
         yield model
     except KeyboardInterrupt:
         # A step that was cut in two leaves nothing that could be tidied up; the process ends here.

@@ -180,11 +180,16 @@ def about(settings: Settings) -> int:
 
 
 @command(app, Group("Model", MODEL.flags[:1]))
-def doctor(settings: Settings) -> int:
-    """Examine this machine: kernels chosen and refused, memory, the model."""
+def doctor(
+    settings: Settings,
+    directory: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A model's directory: counted, planned and tested.")
+    ] = None,
+) -> int:
+    """Examine this machine and a model: kernels, rates, permissions, what is in the model, and whether it speaks."""
     from antangel_cli.doctor import doctor as run
 
-    return run(settings)
+    return run(settings, directory)
 
 
 @command(app, PACKING)

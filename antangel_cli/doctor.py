@@ -1,40 +1,132 @@
-"""`antangel doctor`: this machine, the kernels it gets and why not others, and which model answers."""
+"""`antangel doctor`: this machine, the kernels it gets and why not others, permissions, and the model that answers."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from antangel_cli import __version__, load, source
+from antangel_cli import __version__, load, self_test, source
+from antangel_cli.errors import BusyError, CommandError, ModelError, UsageError
+from antangel_cli.permissions import examine_places
 from antangel_cli.settings import Settings
+from antangel_cli.sizes import show_bytes
 from antangel_cli.terminal import Terminal
 
+Found = dict[str, Any]
 
-def doctor(settings: Settings) -> int:
-    """Print the examination. Exit 0 even where something is missing: the page says so."""
+
+def doctor(settings: Settings, directory: str | None = None) -> int:
+    """Print the examination. Exit 4 where the model asked for is not usable; what else is missing, the page says."""
+    settings = _with_model(settings, directory)
     terminal = Terminal.of(settings)
-    found: dict[str, Any] = {"version": __version__, **load.examine(terminal.remark), "model": _model(settings)}
+    found = _examination(settings, terminal)
     if settings.json:
         terminal.answer(json.dumps(found, ensure_ascii=False))
-        return 0
-    terminal.answer("\n\n".join(_page(terminal, found)))
-    return 0
+    else:
+        terminal.answer("\n\n".join(_page(terminal, found)))
+    return ModelError.exit_code if found["model"].get("problem") and settings.model else 0
 
 
-def _model(settings: Settings) -> dict[str, Any]:
-    facts, remedy = source.described(settings)
-    return facts | {"problem": f"{facts['problem']} {remedy}"} if facts["name"] is None else facts
+def _with_model(settings: Settings, directory: str | None) -> Settings:
+    if directory is None:
+        return settings
+    if settings.origin("model") == "--model":
+        raise UsageError("The model is named twice.", "Leave -m out.")
+    return replace(settings, model=directory)
 
 
-def _page(terminal: Terminal, found: dict[str, Any]) -> list[str]:
-    machine, model = found["machine"], found["model"]
-    known = [(key.replace("_", " "), str(value)) for key, value in machine.items()]
-    answering = f"{model['name']}, {model['path']}" if model["name"] else model["problem"]
-    page = [
-        f"antangel {found['version']}",
-        terminal.rows("Machine", known),
-        terminal.rows("Kernels in use", list(found["kernels"].items())),
+def _examination(settings: Settings, terminal: Terminal) -> Found:
+    machine = load.examine(terminal.remark)
+    model, remedy = source.described(settings)
+    path = Path(model["path"]) if model["name"] and settings.model else None
+    kernels = Path(machine["machine"]["kernel_cache"])
+    if model["name"] is None:
+        model |= {"problem": f"{model['problem']} {remedy}".strip()}
+    elif path is not None:
+        model |= _examined(settings, path, terminal)
+    else:
+        model |= {"rates": {"memory": load.memory_rate(settings.threads)}}
+    return {
+        "version": __version__,
+        **machine,
+        "rates": model.pop("rates", {}),
+        "permissions": [asdict(place) for place in examine_places(os.environ, kernels, path)],
+        "model": model,
+    }
+
+
+def _examined(settings: Settings, path: Path, terminal: Terminal) -> Found:
+    """What is in a model, where it would go, and whether it speaks; `problem` where it is not usable."""
+    try:
+        found = load.examine_model(settings, path)
+        return found | _tested(settings, terminal)
+    except CommandError as error:
+        return {"problem": f"{error.message} {error.remedy}"}
+
+
+def _tested(settings: Settings, terminal: Terminal) -> Found:
+    """The self-test, run anew, or why it was not."""
+    try:
+        with terminal.meter("Loading the model", "bytes") as advance:
+            model = load.open_model(settings, advance, announce=terminal.remark)
+    except BusyError as error:
+        return {"self_test": f"not run: {error.message}"}
+    except ModelError as error:
+        damaged = error.code == "model_damaged"
+        return {"self_test": f"not run: {error.message} {error.remedy}"} | (
+            {"problem": error.message} if damaged else {}
+        )
+    try:
+        if reason := load.untestable(model):
+            return {"self_test": reason}
+        report = self_test.examine(model)
+    except CommandError as error:
+        return {"self_test": f"not run: {error.message}"}
+    finally:
+        model.close()
+    facts = {"self_test": report.line, "sound": report.sound, "report": asdict(report)}
+    return facts if report.sound else facts | {"problem": self_test.failure(report).message}
+
+
+def _page(terminal: Terminal, found: Found) -> Iterator[str]:
+    yield f"antangel {found['version']}"
+    machine = [(key.replace("_", " "), str(value)) for key, value in found["machine"].items()]
+    rates = [
+        (f"{name} GB/s", f"{rate['bytes_per_s'] / 1e9:.3g}, {rate['how']}") for name, rate in found["rates"].items()
     ]
+    yield terminal.rows("Machine", [*machine, *rates])
+    yield terminal.rows("Kernels in use", list(found["kernels"].items()))
     if found["refused"]:
-        page.append(terminal.rows("Kernels refused", list(found["refused"].items())))
-    return [*page, f"Model: {answering}"]
+        yield terminal.rows("Kernels refused", list(found["refused"].items()))
+    places = found["permissions"]
+    yield terminal.rows("Directories", [(place["use"], place["state"], place["path"]) for place in places])
+    if warned := [(place["use"], place["warning"]) for place in places if place["warning"]]:
+        yield terminal.rows("Warnings", warned)
+    yield from _model_page(terminal, found["model"])
+
+
+def _model_page(terminal: Terminal, model: Found) -> Iterator[str]:
+    if not model["name"]:
+        yield f"Model: {model['problem']}"
+        return
+    yield f"Model: {model['name']}, {model['path']}"
+    rows = [(key.replace("_", " "), str(model[key])) for key in ("kind", "tensors", "fingerprint") if key in model]
+    if "memory" in model:
+        rows.append(("memory", _memory(model["memory"])))
+    if "self_test" in model:
+        rows.append(("self-test", model["self_test"]))
+    if rows:
+        yield terminal.rows("Examined", rows)
+    if "problem" in model:
+        yield f"Problem: {model['problem']}"
+
+
+def _memory(plan: Found) -> str:
+    if plan["problem"]:
+        return f"{plan['problem']} {plan['remedy']}"
+    share = f"{plan['slots']:,} of {plan['experts']:,} experts in memory"
+    return f"fits: {plan['fits']}; {share}; {show_bytes(plan['needs'])} of {show_bytes(plan['may_take'])}"

@@ -77,14 +77,15 @@ def _is_device(path: Path) -> bool:
     return False
 
 
-def write_whole(output: str, text: str, force: bool) -> None:
+def write_whole(output: str, content: str | bytes, force: bool) -> None:
     """Write a file so that it is there whole or not at all, readable by its owner only. Raises UsageError."""
     path = Path(os.path.realpath(output))
+    data = content.encode() if isinstance(content, str) else content
     try:
         if _is_device(Path(output)):
-            Path(output).write_text(text, encoding="utf-8")
+            Path(output).write_bytes(data)
             return
-        aside = _write_aside(path, text)
+        aside = _write_aside(path, data)
         try:
             _move(aside, path, force)
         finally:
@@ -94,11 +95,11 @@ def write_whole(output: str, text: str, force: bool) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
 
 
-def _write_aside(path: Path, text: str) -> Path:
+def _write_aside(path: Path, data: bytes) -> Path:
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

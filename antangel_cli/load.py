@@ -50,8 +50,24 @@ def open_model(
         path = _packed(source, weights, announce) if source.path == EMBEDDED else source.path
         lock = held.enter_context(runtime.ModelLock.take(path, wait=settings.wait, announce=announce))
         engine = runtime.Engine.load(path, config, progress=advance, announce=announce)
+        trace = _trace(settings, engine, announce)
         held.pop_all()
-    return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device), lock)
+    return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device), lock, trace)
+
+
+def _trace(
+    settings: Settings, engine: runtime.Engine, announce: Callable[[str], None] | None
+) -> runtime.TraceWriter | None:
+    """Something that records the routing from now on, if that is asked for."""
+    import runtime
+
+    if settings.trace is None:
+        return None
+    trace = runtime.TraceWriter.of_model(settings.trace, engine.model_config)
+    engine.watch_routing(trace)
+    if announce is not None:
+        announce(f"{settings.trace}: {trace.notice}")
+    return trace
 
 
 def engine_config(settings: Settings, **options: Any) -> runtime.EngineConfig:
@@ -147,6 +163,8 @@ def _problems(source: Source) -> Iterator[None]:
             raise BusyError(
                 f"{source.name} is in use by {error.holder}.", "Wait until it ends, or run with --wait.", stage="load"
             ) from error
+        if isinstance(error, module.OptionError):
+            raise UsageError(f"{error.message}.", error.remedy) from error
         if isinstance(error, module.ContextError):
             raise RejectedError(error.message, error.remedy, code="too_long", stage="prompt") from error
         raise ModelError(f"{source.name}: {error.message}", error.remedy, code=_code(error), stage="load") from error
@@ -160,10 +178,16 @@ class RuntimeModel:
     """A model in this process."""
 
     def __init__(
-        self, engine: runtime.Engine, source: Source, provenance: dict[str, Any], lock: runtime.ModelLock
+        self,
+        engine: runtime.Engine,
+        source: Source,
+        provenance: dict[str, Any],
+        lock: runtime.ModelLock,
+        trace: runtime.TraceWriter | None = None,
     ) -> None:
         self._engine = engine
         self._lock = lock
+        self._trace = trace
         self._source = source
         self._stages: dict[int, tuple[Stage, ...]] = {}
         self.name = source.name
@@ -228,6 +252,8 @@ class RuntimeModel:
     def close(self) -> None:
         """Let go of the model."""
         self._engine.close()
+        if self._trace is not None:
+            self._trace.close()
         self._lock.close()
 
     @property
@@ -457,6 +483,7 @@ def benchmark(
             config,
             workload,
             prepare=None if skew is None else runtime.skew_of(skew),
+            trace=None if settings.trace is None else Path(settings.trace),
             listening=runtime.Listening(measuring=advance, announce=announce),
         )
         predicted = _predicted(path, config, measured, skew)
@@ -525,3 +552,45 @@ def _profile_of(path: Path) -> Path | None:
     if not (path / MANIFEST).is_file():
         return None
     return _profile(Source(path, path.name, False), manifest_hash(path))
+
+
+def memory_rate(threads: int | None) -> dict[str, Any]:
+    """How fast this machine reads memory, measured."""
+    import runtime
+
+    return dataclasses.asdict(runtime.this_machine(threads).dram)
+
+
+def examine_model(settings: Settings, path: Path) -> dict[str, Any]:
+    """What is in a model's files, counted against its config; where it would go; and the rates of this machine.
+
+    Raises ModelError where something is missing, too much or of another shape.
+    """
+    import runtime
+
+    with _problems(Source(path, path.name, False)):
+        held = runtime.examine_model(path)
+    planned = plan_model(settings, path, ToldMachine(), formats={}, prompt=1000, batch=1)
+    prediction, machine = planned["prediction"], planned["machine"]
+    needs = sum(tier["bytes"] for tier in prediction["tiers"] if tier["memory"] == "RAM")
+    chosen = {key: prediction[key] for key in ("fits", "slots", "experts", "problem", "remedy")}
+    return {
+        "kind": held.kind,
+        "tensors": f"{held.found}, as config.json calls for",
+        "found": dataclasses.asdict(held.found),
+        "expected": dataclasses.asdict(held.expected),
+        "mtp_layers": held.mtp_layers,
+        "fingerprint": held.fingerprint,
+        "memory": chosen | {"needs": needs, "may_take": prediction["budgets"].get("RAM", 0)},
+        "rates": {"memory": machine["dram"], "disk": machine["disk"]},
+    }
+
+
+def replay_trace(trace: str, advance: Advance) -> dict[str, Any]:
+    """What every policy would have made of a recorded trace. Raises UsageError."""
+    import runtime
+
+    try:
+        return runtime.replay(runtime.read_trace(trace), progress=advance).to_json()
+    except runtime.TraceError as error:
+        raise UsageError(f"{error.message}.", error.remedy, code="bad_trace") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import ProgressColumn
 
-Unit = Literal["bytes", "cases", "tokens"]
+Unit = Literal["bytes", "cases", "curves", "tokens"]
 Advance = Callable[[int, int | None], None]
 """Tells a meter how much is done, of how much (None: unknown)."""
 
@@ -156,7 +156,7 @@ def _columns(unit: Unit) -> list[ProgressColumn]:
         return [SpinnerColumn(), label, TextColumn("{task.completed} tokens"), TimeElapsedColumn()]
     if unit == "bytes":
         return [label, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
-    return [label, BarColumn(), TextColumn("{task.completed} cases"), TimeElapsedColumn()]
+    return [label, BarColumn(), TextColumn(f"{{task.completed}} {unit}"), TimeElapsedColumn()]
 
 
 class _LineMeter:

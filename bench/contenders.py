@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from pathlib import Path
 from bench.bandwidth import bandwidth_command
 from bench.peer_settings import PeerSettings
 from bench.place import FILES, ROOT
-from bench.random_pack import write_random_pack
 from bench.worker import Worker
 from kernels.formats import Format
+from runtime.random_pack import RandomModel, write_random_pack
 
 OURS, DEFAULT, PEER, BANDWIDTH = "antangel w4a8:64", "antangel default", "llama.cpp Q4_0", "bandwidth"
 
@@ -73,7 +74,8 @@ class Contenders:
         _say(f"writing {path}")
         part, first = path.with_suffix(".part"), self._pack(OURS)
         shutil.rmtree(part, ignore_errors=True)
-        write_random_pack(self.shape, part, experts=experts, dense=dense, like=first if first.exists() else None)
+        model = RandomModel(json.loads(self.shape.read_text(encoding="utf-8")), experts, dense)
+        write_random_pack(model, part, like=first if first.exists() else None)
         part.rename(path)
 
 

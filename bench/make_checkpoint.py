@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.random_weights import EMBEDDING_DEVIATION, WEIGHT_DEVIATION
 from runtime.checkpoint import TensorSpec, expected_tensors
 from runtime.config import ModelConfig
+from runtime.random_weights import EMBEDDING_DEVIATION, WEIGHT_DEVIATION
 from runtime.shards import INDEX
 
 SHAPE = Path(__file__).with_name("shape.json")

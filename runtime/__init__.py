@@ -24,6 +24,9 @@ if TYPE_CHECKING:
         ContextError,
         GrammarError,
     )
+    from runtime.experts.replay import replay
+    from runtime.experts.trace import TraceError, TraceWriter, read_trace
+    from runtime.fingerprint import Inventory, examine_model
     from runtime.lock import ModelLock
     from runtime.memory import MemoryPlan, peak_memory
     from runtime.model_plan import PlannedModel, ToldMachine, plan_model
@@ -58,6 +61,13 @@ _HOME = {
     "ModelConfig": "config",
     "Engine": "engine",
     "examine": "doctor",
+    "this_machine": "planned_machine",
+    "replay": "experts.replay",
+    "TraceError": "experts.trace",
+    "TraceWriter": "experts.trace",
+    "read_trace": "experts.trace",
+    "Inventory": "fingerprint",
+    "examine_model": "fingerprint",
     "MemoryPlan": "memory",
     "peak_memory": "memory",
     "ModelLock": "lock",
@@ -114,6 +124,7 @@ __all__ = [
     "EngineStats",
     "FormatChoiceError",
     "GrammarError",
+    "Inventory",
     "Listening",
     "Manifest",
     "MemoryPlan",
@@ -133,17 +144,22 @@ __all__ = [
     "Tokenizer",
     "ToldMachine",
     "ToolCall",
+    "TraceError",
+    "TraceWriter",
     "Verdict",
     "Workload",
     "check_pack",
     "compare_to_plan",
     "disk_rate",
     "examine",
+    "examine_model",
     "is_pack",
     "memory_rate",
     "peak_memory",
     "plan_model",
     "random_pack_place",
+    "read_trace",
+    "replay",
     "run_benchmark",
     "run_self_test",
     "skew_of",

@@ -17,11 +17,11 @@ from kernels.ops import Candidates, Restriction
 from kernels.registry import Announce
 from runtime.config import EngineConfig, ModelConfig
 from runtime.drafting import DraftCheck
-from runtime.errors import AntangelError, ConfigError, ContextError
-from runtime.generation import Advance, Generation, prepare, tokens_needed
-from runtime.grammar import GrammarCompiler
+from runtime.errors import AntangelError, ContextError, OptionError
 from runtime.experts.pager import ExpertPager
 from runtime.experts.profile import load_profile, save_profile
+from runtime.generation import Advance, Generation, prepare, tokens_needed
+from runtime.grammar import GrammarCompiler
 from runtime.hardware import set_threads
 from runtime.kv_cache import BlockAllocator, KVCache
 from runtime.memory import MAPPED_BATCH, MemoryPlan, available, plan_memory, process_memory
@@ -42,8 +42,9 @@ Outcome = int | AntangelError
 class Engine:
     """Generates for many requests at once; step() does one forward pass for all that run.
 
-    `pager` pages experts where not all are in memory. With `measure_mtp` the MTP layer runs beside decoding and its drafts are compared, never used. With
-    `use_forced` the tokens that a grammar forces skip sampling; the output is the same without.
+    `pager` pages experts where not all are in memory. With `measure_mtp` the MTP layer runs beside decoding and its
+    drafts are compared, never used. With `use_forced` the tokens that a grammar forces skip sampling; the output is the
+    same without.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Engine:
         """Opens a pack or a checkpoint directory, within the memory that the config allows.
 
         `progress` is told how many layers are loaded, and of how many; `announce` what takes seconds besides, and
-        what was chosen where not all experts fit. Raises CheckpointError, ConfigError or CapacityError.
+        what was chosen where not all experts fit. Raises CheckpointError, OptionError or CapacityError.
         """
         from runtime.model import DecoderModel
 
@@ -225,7 +226,12 @@ class Engine:
         )
 
     def log_likelihoods(self, prompt: Iterable[int], text: Iterable[int]) -> Tensor:
-        """Natural log-likelihood of each token of a text behind a prompt of at least one, fp32 [T]. See scoring.py."""
+        """Natural log-likelihood of each token of a text behind a prompt of at least one, fp32 [T].
+
+        Raises ContextError or CapacityError where both do not fit, NumericsError. See scoring.py.
+        """
+        prompt, text = tuple(prompt), tuple(text)
+        self._check_fits(len(prompt), len(text))
         batch = self._scheduler.max_batch_tokens
         return log_likelihoods(self._model, self._cache, self._allocator, prompt, text, batch)
 
@@ -255,13 +261,16 @@ class Engine:
                 save_profile(self.config.profile, pager.store.geometry, pager.totals)
 
     def _check_context(self, request: Request, needed: int) -> None:
-        if needed > self.context:
-            prompt = len(request.prompt_ids)
+        prompt = len(request.prompt_ids)
+        self._check_fits(prompt, needed - prompt)
+
+    def _check_fits(self, prompt: int, following: int) -> None:
+        if prompt + following > self.context:
             raise ContextError(
-                f"the prompt has {prompt} tokens and up to {needed - prompt} may follow: "
-                f"{needed} in all, and the context holds {self.context}",
+                f"the prompt has {prompt} tokens and up to {following} may follow: "
+                f"{prompt + following} in all, and the context holds {self.context}",
                 "Shorten the prompt, or ask for fewer tokens.",
-                needed=needed,
+                needed=prompt + following,
                 available=self.context,
             )
 
@@ -391,10 +400,10 @@ class Engine:
 
 
 def _memory(weights: Weights, config: EngineConfig) -> MemoryPlan:
-    """How the memory of the device is divided. Raises CapacityError or ConfigError."""
+    """How the memory of the device is divided. Raises CapacityError or OptionError."""
     on_gpu = torch.device(config.device).type == "cuda"
     if config.vram is not None and not on_gpu:
-        raise ConfigError("a bound for VRAM is set, and this run computes on the CPU", "Leave --vram out.")
+        raise OptionError("a bound for VRAM is set, and this run computes on the CPU", "Leave --vram out.")
     if on_gpu or not weights.pageable:
         return _whole(weights, config, on_gpu)
     process = process_memory()
@@ -405,7 +414,7 @@ def _whole(weights: Weights, config: EngineConfig, on_gpu: bool) -> MemoryPlan:
     """The plan of weights that are all held in memory, on a GPU or in host memory."""
     if config.slots is not None:
         where = "on a GPU" if on_gpu else "of a checkpoint that is not packed"
-        raise ConfigError(
+        raise OptionError(
             f"a number of slots is set, and experts {where} are not paged",
             "Leave --slots out." if on_gpu else "Pack it first: antangel pack CHECKPOINT -o DIR.",
         )
@@ -421,21 +430,28 @@ def _pager(weights: Weights, memory: MemoryPlan, config: EngineConfig, announce:
         return None
     store = weights.store(announce)
     pager = ExpertPager.open(
-        store, memory.slots, policy=config.policy, lookahead=config.lookahead, readers=config.readers
+        store,
+        memory.slots,
+        policy=config.policy,
+        lookahead=config.lookahead,
+        readers=config.readers,
+        experts_per_token=weights.config.num_experts_per_tok,
+        pass_layers=len(store.geometry.layers) - weights.config.num_nextn_predict_layers,
     )
     weights.fetch_dense()
     totals = load_profile(config.profile, store.geometry) if config.profile else None
     if totals is not None:
         pager.warm(totals)
     if announce is not None:
-        announce(_chosen(memory))
+        announce(_chosen(memory, config))
     return pager
 
 
-def _chosen(memory: MemoryPlan) -> str:
+def _chosen(memory: MemoryPlan, config: EngineConfig) -> str:
     share, held = 100 * memory.resident_share, memory.slots * memory.slot_bytes / 2**30
     bound = "the budget" if memory.told else "what is free"
+    why = "as told" if config.slots is not None else f"as {bound} of {memory.budget / 2**30:.2f} GiB allows"
     return (
-        f"{memory.slots:,} of {memory.experts:,} experts ({share:.0f}%, {held:.2f} GiB) are kept in memory, as "
-        f"{bound} of {memory.budget / 2**30:.2f} GiB allows; the others are read from disk when they are needed."
+        f"{memory.slots:,} of {memory.experts:,} experts ({share:.0f}%, {held:.2f} GiB) are kept in memory, {why}; "
+        "the others are read from disk when they are needed."
     )

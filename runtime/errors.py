@@ -24,6 +24,10 @@ class ConfigError(AntangelError):
     """A configuration is missing a key, or its values contradict each other."""
 
 
+class OptionError(ConfigError):
+    """An option names what does not exist, or what this model or device does not have."""
+
+
 class ContextError(AntangelError):
     """A prompt and its answer need more positions than the context has; counts are in tokens."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from kernels.formats import Format
 from runtime.config import Amount, EngineConfig, ModelConfig, Share
-from runtime.errors import CapacityError
+from runtime.errors import CapacityError, OptionError
 from runtime.hardware import usable_memory
 from runtime.inventory import EMBEDDING, dense_matrices, expert_layers, plain_tensors
 from runtime.pack_layout import DenseEntry, ExpertGeometry, place
@@ -106,22 +106,20 @@ def plan_memory(
     """Divides what the engine may take of `usable` bytes, of which the process has `process` already.
 
     Raises CapacityError, with the shortfall, when not even the fewest slots fit, or when experts would have to be read
-    from disk and must not be.
+    from disk and must not be; OptionError when fewer slots than experts are told for such a run.
     """
-    budget = _budget(engine.ram, usable)
-    every = sizes.experts.blobs
-    whole = _divided(sizes, config, engine, budget, usable, process, "mapped", every)
+    division = _Division(sizes, config, engine, _budget(engine.ram, usable), usable, process)
+    budget, every = division.budget, sizes.experts.blobs
+    whole = division.plan("mapped", engine.max_batch_tokens or MAPPED_BATCH, every)
     if engine.slots is None and whole.total <= budget:
         return whole
-    least = _divided(sizes, config, engine, budget, usable, process, "paged", 1)
     wanted = _wanted_slots(engine.slots, every)
-    room = 1 + (budget - least.total) // least.slot_bytes if budget >= least.total else 0
-    slots = min(every, room if wanted is None else wanted)
-    if slots < 1 or slots > room:
-        raise _too_large(least, max(1, slots), budget, whole)
-    if not engine.disk and slots < every:
-        raise _needs_disk(whole, budget)
-    return _divided(sizes, config, engine, budget, usable, process, "paged", slots)
+    if not engine.disk and wanted != every:
+        raise _needs_disk(whole) if wanted is None else _contradiction(wanted, every)
+    least = division.least(wanted or 1)
+    if least.total > budget:
+        raise _too_large(least)
+    return least if wanted else replace(least, slots=min(every, 1 + (budget - least.total) // least.slot_bytes))
 
 
 def process_memory() -> int:
@@ -146,41 +144,6 @@ def available(process: int) -> int:
     return usable_memory() + process
 
 
-def _divided(
-    sizes: ModelSizes,
-    config: ModelConfig,
-    engine: EngineConfig,
-    budget: int,
-    usable: int,
-    process: int,
-    placement: Placement,
-    slots: int,
-) -> MemoryPlan:
-    batch = _batch_tokens(config, engine, budget, placement)
-    mapped = placement == "mapped"
-    embedding = sizes.embedding if mapped else min(sizes.embedding, batch * TOUCHED_PER_TOKEN)
-    workspace = workspace_bytes(config, batch, engine.max_sequences)
-    fixed = process + GROWTH + sizes.dense + embedding + workspace
-    block_bytes = engine.block_size * sizes.kv_per_token
-    held = sizes.experts.nbytes if mapped else 0
-    blocks = _kv_blocks(config, engine, block_bytes, usable, budget - fixed - held)
-    return MemoryPlan(
-        placement=placement,
-        budget=budget,
-        told=engine.ram is not None,
-        process=process + GROWTH,
-        dense=sizes.dense,
-        embedding=embedding,
-        kv=blocks * block_bytes,
-        workspace=workspace,
-        slots=slots,
-        experts=sizes.experts.blobs,
-        slot_bytes=sizes.experts.blob_bytes,
-        kv_blocks=blocks,
-        batch_tokens=batch,
-    )
-
-
 def workspace_bytes(config: ModelConfig, tokens: int, sequences: int) -> int:
     """An upper bound of the activations that a batch of so many tokens needs at once."""
     attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
@@ -189,26 +152,68 @@ def workspace_bytes(config: ModelConfig, tokens: int, sequences: int) -> int:
     return tokens * row + sequences * 4 * 4 * config.vocab_size
 
 
-def _batch_tokens(config: ModelConfig, engine: EngineConfig, budget: int, placement: Placement) -> int:
-    if engine.max_batch_tokens is not None:
-        return engine.max_batch_tokens
-    context = min(engine.context or config.context, config.context)
-    if placement == "mapped":
-        return MAPPED_BATCH
-    fitting = (n for n in PAGED_BATCHES if workspace_bytes(config, n, engine.max_sequences) <= budget * BATCH_SHARE)
-    return max(MAPPED_BATCH, min(next(fitting, MAPPED_BATCH), context))
+@dataclass(frozen=True)
+class _Division:
+    """What is divided, and among what."""
 
+    sizes: ModelSizes
+    config: ModelConfig
+    engine: EngineConfig
+    budget: int
+    usable: int
+    process: int
 
-def _kv_blocks(config: ModelConfig, engine: EngineConfig, block_bytes: int, usable: int, room: int) -> int:
-    """As told, else one full context and room for each other sequence, as memory allows."""
-    if engine.kv_blocks is not None:
-        return engine.kv_blocks
-    if engine.kv is not None:
-        return max(1, _bytes(engine.kv, usable) // block_bytes)
-    context = min(engine.context or config.context, config.context)
-    others = min(context, TOKENS_PER_SEQUENCE) * (engine.max_sequences - 1)
-    wanted = -(-(context + others) // engine.block_size)
-    return max(1, min(wanted, int(max(0, room) * KV_SHARE) // block_bytes))
+    def least(self, slots: int) -> MemoryPlan:
+        """A plan for so many slots with the largest batch that fits, or the smallest where none does."""
+        plans = [self.plan("paged", batch, slots) for batch in self._paged_batches()]
+        return next((plan for plan in plans if plan.total <= self.budget), plans[-1])
+
+    def plan(self, placement: Placement, batch: int, slots: int) -> MemoryPlan:
+        sizes, experts = self.sizes, self.sizes.experts
+        touched = sizes.embedding if placement == "mapped" else min(sizes.embedding, batch * TOUCHED_PER_TOKEN)
+        workspace = workspace_bytes(self.config, batch, self.engine.max_sequences)
+        fixed = self.process + GROWTH + sizes.dense + touched + workspace + slots * experts.blob_bytes
+        block_bytes = self.engine.block_size * sizes.kv_per_token
+        blocks = self._kv_blocks(block_bytes, self.budget - fixed)
+        return MemoryPlan(
+            placement=placement,
+            budget=self.budget,
+            told=self.engine.ram is not None,
+            process=self.process + GROWTH,
+            dense=sizes.dense,
+            embedding=touched,
+            kv=blocks * block_bytes,
+            workspace=workspace,
+            slots=slots,
+            experts=experts.blobs,
+            slot_bytes=experts.blob_bytes,
+            kv_blocks=blocks,
+            batch_tokens=batch,
+        )
+
+    @property
+    def _context(self) -> int:
+        return min(self.engine.context or self.config.context, self.config.context)
+
+    def _paged_batches(self) -> list[int]:
+        """Sizes of a batch to be tried, the largest first."""
+        told, sequences = self.engine.max_batch_tokens, self.engine.max_sequences
+        if told is not None:
+            return [told]
+        most = self.budget * BATCH_SHARE
+        fitting = [n for n in PAGED_BATCHES if workspace_bytes(self.config, n, sequences) <= most]
+        return [max(MAPPED_BATCH, min(n, self._context)) for n in [*fitting, MAPPED_BATCH]]
+
+    def _kv_blocks(self, block_bytes: int, room: int) -> int:
+        """As told, else one full context and room for each other sequence, as memory allows; one at least."""
+        engine = self.engine
+        if engine.kv_blocks is not None:
+            return engine.kv_blocks
+        if engine.kv is not None:
+            return max(1, _bytes(engine.kv, self.usable) // block_bytes)
+        others = min(self._context, TOKENS_PER_SEQUENCE) * (engine.max_sequences - 1)
+        wanted = -(-(self._context + others) // engine.block_size)
+        return min(wanted, 1 + int(max(0, room - block_bytes) * KV_SHARE) // block_bytes)
 
 
 def _budget(ram: Amount | None, usable: int) -> int:
@@ -229,20 +234,27 @@ def _plain_format(name: str) -> Format:
     return Format.parse("fp32" if name.endswith("expert_bias") else "bf16")
 
 
-def _too_large(least: MemoryPlan, slots: int, budget: int, whole: MemoryPlan) -> CapacityError:
-    needed = least.total + (slots - 1) * least.slot_bytes
+def _too_large(least: MemoryPlan) -> CapacityError:
+    missing = least.total - least.budget
     return CapacityError(
-        f"{needed:,} bytes are needed with {slots} of {least.experts} experts in memory, and {budget:,} may be used: "
-        f"{needed - budget:,} are missing",
+        f"{least.total:,} bytes are needed with {least.slots:,} of {least.experts:,} experts in memory, and "
+        f"{least.budget:,} may be used: {missing:,} are missing",
         "Allow more with --ram, or take less with --context, --kv or --slots.",
-        shortfall=needed - budget,
+        shortfall=missing,
     )
 
 
-def _needs_disk(whole: MemoryPlan, budget: int) -> CapacityError:
+def _needs_disk(whole: MemoryPlan) -> CapacityError:
+    missing = whole.total - whole.budget
     return CapacityError(
-        f"all experts in memory take {whole.total:,} bytes, and {budget:,} may be used: "
-        f"{whole.total - budget:,} are missing",
-        "Allow more with --ram, or let experts be read from disk: leave --no-disk and --slots out.",
-        shortfall=max(0, whole.total - budget),
+        f"all experts in memory take {whole.total:,} bytes, and {whole.budget:,} may be used: {missing:,} are missing",
+        "Allow more with --ram, or leave --no-disk out.",
+        shortfall=missing,
+    )
+
+
+def _contradiction(slots: int, every: int) -> OptionError:
+    return OptionError(
+        f"{slots:,} of {every:,} experts are to be in memory, and the others must not be read from disk",
+        "Leave --slots or --no-disk out.",
     )

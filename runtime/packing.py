@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kernels.formats import Format, FormatError, QuantisationError
-from runtime.errors import PROBLEMS_SHOWN, CapacityError, CheckpointError, ConfigError
+from runtime.errors import PROBLEMS_SHOWN, CapacityError, CheckpointError, OptionError
 from runtime.hardware import usable_cores
 from runtime.pack import is_pack
 from runtime.pack_check import FileHashes, Progress, check_pack, file_hash, file_parts, hash_files
@@ -53,7 +53,7 @@ DENSE_FORMAT = "w8a8:64"
 MOST_WORKERS = 8
 
 
-class FormatChoiceError(ConfigError):
+class FormatChoiceError(OptionError):
     """A number format that does not exist, or that nothing can be packed in."""
 
 

@@ -12,10 +12,11 @@ TIMES_KEPT = 1024
 class PagingStats:
     """What paging did. A use is one expert needed by one layer in one step, however many tokens go to it.
 
-    Of `uses`, `hits` found the expert in memory, `late` on its way after a guess, and `misses` had to ask for it.
-    Bytes are those read from disk: for misses, for guesses, and to warm the cache at the start. Of the experts that
-    were `guessed`, `guessed_right` were needed and `wasted` were read and left unused; `not_guessed` were needed while
-    guessing was on, and were not guessed.
+    Steps of 64 tokens and more need nearly every expert: these passes are counted apart, and `pass_hits` of their
+    `pass_uses` were in memory from before. Of the other `uses`, `hits` found the expert in memory, `late` on its way
+    after a guess, and `misses` had to ask for it. Bytes are those read from disk: for misses, for guesses, and to warm
+    the cache at the start. Of the experts that were `guessed`, `guessed_right` were needed and `wasted` were read and
+    left unused; `not_guessed` were needed while guessing was on, and were not guessed.
     """
 
     policy: str
@@ -27,6 +28,8 @@ class PagingStats:
     hits: int
     late: int
     misses: int
+    pass_uses: int
+    pass_hits: int
     demand_bytes: int
     lookahead_bytes: int
     prewarm_bytes: int

@@ -17,7 +17,14 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.random_weights import EMBEDDING_DEVIATION, WEIGHT_DEVIATION, nibble_pairs, normal, scales
+from runtime.random_weights import (
+    ATTENTION_OUTPUT_DEVIATION,
+    EMBEDDING_DEVIATION,
+    WEIGHT_DEVIATION,
+    nibble_pairs,
+    normal,
+    scales,
+)
 
 ARCHITECTURE = "bailingmoe2"
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # Q4_0: 32 weights
@@ -84,7 +91,7 @@ def attention(prefix: str, shape: dict[str, Any]) -> Iterator[Entry]:
     yield matrix(f"{prefix}.attn_qkv", (heads + 2 * kv_heads) * width, hidden)
     yield norm(f"{prefix}.attn_q_norm", width)
     yield norm(f"{prefix}.attn_k_norm", width)
-    yield matrix(f"{prefix}.attn_output", hidden, heads * width)
+    yield matrix(f"{prefix}.attn_output", hidden, heads * width, deviation=ATTENTION_OUTPUT_DEVIATION)
     yield norm(f"{prefix}.ffn_norm", hidden)
 
 

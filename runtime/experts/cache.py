@@ -128,6 +128,14 @@ class ExpertCache:
             if slot != NONE:
                 self._pins[slot] -= 1
 
+    def unpin_all(self) -> None:
+        self._pins[:] = 0
+
+    def arriving(self) -> list[int]:
+        """Experts that have a slot and are not resident."""
+        held = self._blob_of[self._blob_of != NONE]
+        return [int(expert) for expert in held[self._table[held] == 0]]
+
     def touch(self, experts: NDArray[np.int64], now: int) -> None:
         """Distinct experts are used at layer step `now`."""
         self.policy.touch(self._scores, experts, now)
@@ -174,7 +182,7 @@ class ExpertCache:
             may_leave = passed
         elif not may_leave.any():
             return None
-        return self.policy.victim(self._scores[:, self._blob_of], ~may_leave, now)
+        return self.policy.victim(self._scores.take(self._blob_of, axis=1), ~may_leave, now)
 
     def _forget(self, expert: int, slot: int) -> None:
         self._table[expert] = 0

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from runtime.errors import AntangelError
 from runtime.experts.cache import ExpertCache
 from runtime.experts.lookahead import Lookahead
 from runtime.experts.plan import ExpertPlan, plan_experts
-from runtime.experts.policy import DEFAULT, make_policy
+from runtime.experts.policy import Rhythm, make_policy
 from runtime.experts.store import ExpertStore
 from runtime.experts.transfer import Arrival, Cause, ExpertTransfer
 from runtime.stats import PagingStats
@@ -24,8 +25,8 @@ from runtime.stats import PagingStats
 # From so many tokens on nearly every expert of a layer is used, and a step is a pass over the whole model.
 PASSING_ROWS = 64
 
-# How much more the more popular parts of a routing profile count when the cache is warmed: these shares of it again.
-WARM_SHARES = (1.0, 0.5, 0.25, 0.125)
+# Experts of the next layer that are read ahead during a pass: while attention runs no layer asks for any.
+PASS_AHEAD = 48
 
 ComputeWave = Callable[[Wave], Tensor]
 
@@ -47,14 +48,18 @@ class ExpertPager:
     `end_step`. What is computed has the same bits whatever is resident. One thread uses it.
     """
 
-    def __init__(self, store: ExpertStore, cache: ExpertCache, readers: int, lookahead: Lookahead) -> None:
+    def __init__(
+        self, store: ExpertStore, cache: ExpertCache, readers: int, lookahead: Lookahead, pass_layers: int
+    ) -> None:
         self.store = store
+        self._pass_layers = pass_layers
         self.cache = cache
         self.lookahead = lookahead
         self.totals: NDArray[np.int64] = np.zeros(store.geometry.blobs, dtype=np.int64)
         self._places = [memoryview(slot.numpy()) for slot in cache.memory]
         self._transfer = ExpertTransfer(lambda blob, slot: store.read(blob, self._places[slot]), readers)
         self._now = -1
+        self._under_way = False
         self._step_rows = 0
         self._step_started = 0.0
         self._errors: dict[int, AntangelError] = {}
@@ -65,22 +70,41 @@ class ExpertPager:
         self._stall_seconds = 0.0
 
     @classmethod
-    def open(cls, store: ExpertStore, slots: int, *, policy: str | None, lookahead: str, readers: int) -> ExpertPager:
-        """A pager with empty slots. Raises ConfigError for a policy that does not exist."""
-        chosen = make_policy(policy or DEFAULT, len(store.geometry.layers))
-        cache = ExpertCache(store.geometry, slots, chosen)
-        return cls(store, cache, readers, Lookahead(lookahead))
+    def open(
+        cls,
+        store: ExpertStore,
+        slots: int,
+        *,
+        policy: str | None,
+        lookahead: str,
+        readers: int,
+        experts_per_token: int,
+        pass_layers: int | None = None,
+    ) -> ExpertPager:
+        """A pager with empty slots. A pass goes over the first `pass_layers` with experts, all unless told.
+
+        Raises OptionError for a policy that does not exist.
+        """
+        geometry = store.geometry
+        rhythm = Rhythm.of(len(geometry.layers), geometry.count, experts_per_token)
+        cache = ExpertCache(geometry, slots, make_policy(policy, rhythm))
+        layers = len(store.geometry.layers) if pass_layers is None else pass_layers
+        return cls(store, cache, readers, Lookahead(lookahead), layers)
 
     def pool(self, layer: int) -> ExpertPool:
         return self.cache.pool(layer)
 
     def begin_step(self, rows: int) -> None:
         """A forward pass over so many tokens begins."""
+        if self._under_way:
+            self._recover()
+        self._under_way = True
         self._step_rows, self._step_started = rows, time.perf_counter()
         self._guesses.clear()
         self._read_ahead.clear()
 
     def end_step(self) -> None:
+        self._under_way = False
         if self._step_rows < PASSING_ROWS:
             self.lookahead.step(time.perf_counter() - self._step_started)
 
@@ -97,10 +121,11 @@ class ExpertPager:
         experts = needed + layer * self.cache.geometry.count
         resident = self.cache.resident_of(experts)
         self.totals[experts] += rows
-        self._count_uses(layer, experts, resident)
+        passing = self._step_rows >= PASSING_ROWS
+        (self._count_pass if passing else self._count_uses)(layer, experts, resident)
         plan = plan_experts(needed.tolist(), resident.tolist(), self.cache.slots)
-        visit = Visit(layer, plan, passing=self._step_rows >= PASSING_ROWS)
-        if not visit.passing:
+        visit = Visit(layer, plan, passing)
+        if not passing:
             self.cache.touch(experts, self._now)
         self._pin(visit, [self._blob(layer, expert) for expert in plan.held])
         for wave in range(2):
@@ -128,6 +153,8 @@ class ExpertPager:
             for number, wave in enumerate(waves):
                 self._ask_wave(visit, number, wait=True)
                 self._ask_wave(visit, number + 1, wait=False)
+                if visit.passing and number + 2 >= len(waves):
+                    self._read_pass_ahead(visit.layer + 1)
                 self._await(visit.layer, wave)
                 is_last = number + 1 == len(waves)
                 stop = self.cache.geometry.count if is_last else waves[number + 1][0]
@@ -143,8 +170,9 @@ class ExpertPager:
         """Reads the experts that were used most in earlier runs into slots that are free, the most used first."""
         order = np.argsort(-totals, kind="stable")[: self.cache.slots]
         order = order[totals[order] > 0]
-        for share in WARM_SHARES:
-            self.cache.touch(order[: int(share * len(order))], self._now)
+        # As if each had been used once, the most used last.
+        for age, expert in enumerate(order):
+            self.cache.touch(np.array([expert]), self._now - age)
         for expert in order.tolist():
             slot = (
                 self.cache.reserve(expert, self._now)
@@ -171,6 +199,8 @@ class ExpertPager:
             hits=counts["hits"],
             late=counts["late"],
             misses=counts["uses"] - counts["hits"] - counts["late"],
+            pass_uses=counts["pass_uses"],
+            pass_hits=counts["pass_hits"],
             demand_bytes=size * self._read[Cause.DEMAND],
             lookahead_bytes=size * self._read[Cause.LOOKAHEAD],
             prewarm_bytes=size * self._read[Cause.PREWARM],
@@ -187,7 +217,7 @@ class ExpertPager:
     def check_integrity(self) -> None:
         """Raises RuntimeError unless the cache is sound and nothing is pinned between steps."""
         self.cache.check_integrity()
-        if self.cache.pinned:
+        if self.cache.pinned and not self._under_way:
             raise RuntimeError("a slot is pinned, and no layer is being computed")
 
     def close(self) -> None:
@@ -196,6 +226,13 @@ class ExpertPager:
             self.cache.abandon(expert)
         self._transfer.close()
         self.store.close()
+
+    def _recover(self) -> None:
+        """A step was broken off: no pin of it holds any longer, and what it asked for is either on its way or not."""
+        self.cache.unpin_all()
+        for expert in self.cache.arriving():
+            if not self._transfer.has(expert):
+                self.cache.abandon(expert)
 
     def _advance(self, layer: int) -> None:
         """To the next layer step that is one of this layer's."""
@@ -215,6 +252,23 @@ class ExpertPager:
         wasted = self._read_ahead & (guessed - needed)
         self._read_ahead -= guessed
         self._counts.update(guessed_right=len(guessed & needed), not_guessed=len(needed - guessed), wasted=len(wasted))
+
+    def _count_pass(self, layer: int, experts: NDArray[np.int64], resident: NDArray[np.bool_]) -> None:
+        before = sum(expert not in self._read_ahead for expert in experts[resident].tolist())
+        self._counts.update(pass_uses=len(experts), pass_hits=before)
+
+    def _read_pass_ahead(self, layer: int) -> None:
+        """The first experts of the layer that a pass comes to next, as slots allow."""
+        if layer >= self._pass_layers:
+            return
+        first = layer * self.cache.geometry.count
+        missing = (e for e in range(first, first + self.cache.geometry.count) if not self.cache.has_slot(e))
+        for expert in islice(missing, max(0, PASS_AHEAD - self._transfer.pending)):
+            slot = self.cache.reserve(expert, self._now, passing=True)
+            if slot is None:
+                return
+            self._read_ahead.add(expert)
+            self._transfer.request(expert, slot, Cause.LOOKAHEAD)
 
     def _ask_wave(self, visit: Visit, number: int, *, wait: bool) -> None:
         """Asks for what a wave misses. Without `wait` only as far as something may leave for it now."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ConfigError
+from runtime.errors import OptionError
 
 Scores = NDArray[np.float64]  # [rows, experts]
 Indices = NDArray[np.int64]
@@ -103,13 +103,13 @@ class LFU:
 
 
 class LFRU:
-    """The lowest frequency over time since the last use leaves; frequency as LFU has it, time in begun forward passes.
+    """The lowest frequency over time since the last use leaves; the time counts one forward pass more.
 
-    The quotient is that of vLLM's expert cache (pull request 37190); that frequencies age is ours.
+    Frequency is that of LFU. The quotient is that of vLLM's expert cache (pull request 37190), where it never ages.
     """
 
     name = "lfru"
-    rows = 2
+    rows = 2  # frequency, time of the last use
 
     def __init__(self, rhythm: Rhythm) -> None:
         self._layers = rhythm.layers
@@ -123,8 +123,7 @@ class LFRU:
         pass
 
     def victim(self, scores: Scores, pinned: NDArray[np.bool_], now: int) -> int:
-        passes = np.ceil((now - scores[1]) / self._layers)
-        return _lowest(scores[0] - np.log2(passes + 1), pinned)
+        return _lowest(scores[0] - np.log2(now + self._layers - scores[1]), pinned)
 
 
 class SLRU:
@@ -154,29 +153,31 @@ class SLRU:
 class LeastStale:
     """What the present forward pass has not used leaves before what it has used (stale before current).
 
-    Of either, what belongs to the layer that comes round the latest leaves first: layers that are done before those
-    ahead; and of one layer, the longest unused (after Hoang, Jaiswal, Samragh and Cho, SpecMD, arXiv 2602.03921, 2026).
+    Of the stale, those of layers that are done leave before those of layers ahead, which this pass may still need. Then
+    what comes round the latest goes first, and of one layer the longest unused (after Hoang, Jaiswal, Samragh and Cho,
+    SpecMD, arXiv 2602.03921, 2026).
     """
 
     name = "least-stale"
-    rows = 1
+    rows = 2  # time of the last use, layer
 
     def __init__(self, rhythm: Rhythm) -> None:
         self._layers = rhythm.layers
 
     def touch(self, scores: Scores, experts: Indices, now: int) -> None:
         scores[0, experts] = now
+        scores[1, experts] = now % self._layers
 
     def left(self, scores: Scores, expert: int) -> None:
         pass
 
     def victim(self, scores: Scores, pinned: NDArray[np.bool_], now: int) -> int:
+        last, layer = scores
         here = now % self._layers
-        layer = scores[0] % self._layers
-        ahead = (layer - here - 1) % self._layers  # layers until it may be needed, less one
-        current = scores[0] >= now - here
-        unused = (now - scores[0]) / (now + 1)  # below 1, so that it decides within a layer only
-        return _lowest(current * float(self._layers) - ahead - unused, pinned)
+        free, stale = ~pinned, ~pinned & (last < now - here)
+        order = last * (1 / (now + 1)) - layer
+        leaving = next(some for some in (stale & (layer <= here), stale, free) if some.any())
+        return _lowest(order, ~leaving)
 
 
 def _lowest(scores: NDArray[np.float64], pinned: NDArray[np.bool_]) -> int:
@@ -193,12 +194,12 @@ POLICIES: dict[str, Callable[[Rhythm], EvictionPolicy]] = {
 }
 
 # The one that wins on recorded traces: docs/paging.md.
-DEFAULT = LFU.name
+DEFAULT = LFRU.name
 
 
 def make_policy(name: str | None, rhythm: Rhythm) -> EvictionPolicy:
-    """The policy of a name, the default for None. Raises ConfigError for a name that is not in POLICIES."""
+    """The policy of a name, the default for None. Raises OptionError for a name that is not in POLICIES."""
     chosen = name or DEFAULT
     if chosen not in POLICIES:
-        raise ConfigError(f"there is no policy {chosen!r}", f"Use one of {', '.join(POLICIES)}.")
+        raise OptionError(f"there is no policy {chosen!r}", f"Use one of {', '.join(POLICIES)}.")
     return POLICIES[chosen](rhythm)

@@ -1,4 +1,4 @@
-"""All experts of a pack at rest: blobs of one size in a file, read past the page cache, checked when they first come."""
+"""All experts of a pack at rest: blobs of one size in a file, read past the page cache, checked on arrival."""
 
 from __future__ import annotations
 
@@ -57,12 +57,13 @@ class ExpertStore:
         if direct:
             with contextlib.suppress(OSError):
                 return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | direct), True
-        if announce is not None:
-            announce(f"{self.path} is read through the page cache, which takes memory: its file system has no O_DIRECT")
         try:
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), False
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise ExpertReadError(f"{self.path} cannot be opened: {error.strerror}", VERIFY) from error
+        if announce is not None:
+            announce(f"{self.path} is read through the page cache, which takes memory: its file system has no O_DIRECT")
+        return file, False
 
     def _fill(self, blob: int, place: memoryview, start: int) -> None:
         done = 0

@@ -1,4 +1,4 @@
-"""Brings experts from where they rest into slots: several reads in flight, what is needed now before what is guessed."""
+"""Brings experts from where they rest into slots: several reads in flight, the needed before the guessed."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ class ExpertTransfer:
     def pending(self) -> int:
         """Experts that were asked for and not collected."""
         return len(self._slots)
+
+    def has(self, expert: int) -> bool:
+        """Whether an expert was asked for and not collected."""
+        return expert in self._slots
 
     def request(self, expert: int, slot: int, cause: Cause) -> None:
         """Asks for an expert. The slot's memory is the reader's until the arrival is collected."""

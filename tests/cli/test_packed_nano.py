@@ -23,7 +23,7 @@ def packings(announced: list[str]) -> int:
 
 
 def test_the_first_use_packs_and_later_ones_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_pack_home", lambda: tmp_path / "packs")
+    monkeypatch.setattr(load, "_cache_home", lambda: tmp_path)
     announced: list[str] = []
     first = opened(announced)
     assert first["number_format"] == "experts w4a8:64, dense w8a8:64"
@@ -38,7 +38,7 @@ def test_a_cache_that_cannot_be_written_costs_the_packing_each_time(
 ) -> None:
     occupied = tmp_path / "file"
     occupied.write_text("no folder")
-    monkeypatch.setattr(load, "_pack_home", lambda: occupied / "packs")
+    monkeypatch.setattr(load, "_cache_home", lambda: occupied)
     announced: list[str] = []
     assert opened(announced)["number_format"] == "experts w4a8:64, dense w8a8:64"
     opened(announced)

@@ -15,6 +15,10 @@ Floats = NDArray[np.float32]
 WEIGHT_DEVIATION = 0.02
 EMBEDDING_DEVIATION = 1.0
 
+# What attention adds is much alike for all tokens of a text, and grows from layer to layer: with output weights like
+# the others, tokens of a deep model would route alike, so these are kept small.
+ATTENTION_OUTPUT_DEVIATION = 0.0003
+
 # Nibbles are drawn from 1 to 15, which stand for -7 to 7.
 _NIBBLES = 15
 _NIBBLE_DEVIATION = math.sqrt((_NIBBLES**2 - 1) / 12)
@@ -22,6 +26,20 @@ _PAIRS = np.array([low + 1 + 16 * (high + 1) for low in range(_NIBBLES) for high
 
 # 8-bit weights are drawn from -127 to 127.
 _INTEGER_DEVIATION = math.sqrt((255**2 - 1) / 12)
+
+
+class Bank:
+    """Bytes drawn once and taken in runs that begin anywhere, so that every run is another, at the speed of copying."""
+
+    def __init__(self, drawn: Bytes, item_bytes: int = 1) -> None:
+        self._drawn = drawn
+        self._item = item_bytes
+
+    def run(self, random: np.random.Generator, count: int) -> Bytes:
+        """So many bytes, of which at most as many as were drawn can be taken at once."""
+        last = (self._drawn.size - count) // self._item
+        start = int(random.integers(last, endpoint=True)) * self._item
+        return self._drawn[start : start + count]
 
 
 def nibble_pairs(random: np.random.Generator, count: int) -> Bytes:

@@ -1,0 +1,109 @@
+"""How long a step takes on cores: weights through memory, operations, and missing experts from disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from runtime.config import EngineConfig, ModelConfig
+from runtime.experts.plan import WAVE
+from runtime.figures import Figure, longest
+from runtime.memory import MemoryPlan, ModelSizes
+from runtime.planned_machine import PlannedMachine
+from runtime.work import Work, chunks, step_work
+
+MEASURED = "docs/performance.md"
+
+# The share of the memory's rate at which decoding reads weights: bench/results/speed.json, decode_share_of_bandwidth.
+DECODE_SHARE = 0.66
+
+# Operations a second of a core on prompts: bench/results/speed.json, prefill 512 in the default formats on two cores.
+CORE_OPERATIONS = 91e9
+
+# What a step takes besides, by the embedded model, which reads nearly nothing: bench/results/decode.json.
+STEP_SECONDS = 1.2e-3
+
+# Of the experts that the next layer needs, the part that this layer's hidden state names; as published for such models.
+RECALL = 0.75
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of one step by what they are spent on: all but experts, experts, and reads from disk."""
+
+    dense: float
+    experts: float
+    reads: float
+    limit: str
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """The times of a model that runs on cores, with the hit rate of its cache."""
+
+    sizes: ModelSizes
+    config: ModelConfig
+    engine: EngineConfig
+    machine: PlannedMachine
+    plan: MemoryPlan
+    hit_rate: Figure
+    prompt: int
+
+    def decode(self) -> Figure:
+        """Tokens a second of all sequences, each with a prompt's keys and values."""
+        rows = self.engine.max_sequences
+        work = step_work(self.sizes, self.config, rows, rows=rows, cached=rows * self.prompt)
+        parts = self._parts(work, 1 - self.hit_rate.value)
+        seconds = self._looking_ahead(parts, parts.dense + parts.experts + parts.reads - _hidden(work, parts))
+        sources = [f"{DECODE_SHARE:.0%} of the memory's rate ({self.machine.dram.origin}), as in {MEASURED}"]
+        if parts.reads:
+            sources.append(self._disk)
+        return Figure(rows / seconds, parts.limit, "; ".join(sources))
+
+    def first_token(self, *, cold: bool) -> Figure:
+        """Seconds from a prompt to its first token. `cold`: no expert is in memory yet."""
+        seconds, limits = 0.0, Counter[str]()
+        for start, stop in chunks(self.prompt, self.plan.batch_tokens):
+            rows, middle = int(stop == self.prompt), (start + stop) // 2
+            work = step_work(self.sizes, self.config, stop - start, rows=rows, cached=middle)
+            missing = 1.0 if cold and start == 0 else 1 - self.plan.resident_share
+            parts = self._parts(work, missing)
+            hidden = 0.0 if self.plan.placement == "mapped" else _hidden(work, parts)
+            taken = parts.dense + parts.experts + parts.reads - hidden
+            seconds += taken
+            limits[parts.limit] += round(1e9 * taken)
+        sources = [f"{CORE_OPERATIONS / 1e9:.0f} GOP/s of a core, as in {MEASURED}"]
+        if cold or self.plan.resident_share < 1:
+            sources.append(self._disk)
+        return Figure(seconds, limits.most_common(1)[0][0], "; ".join(sources))
+
+    @property
+    def _disk(self) -> str:
+        return f"disk ({self.machine.disk.origin})"
+
+    def _parts(self, work: Work, missing: float) -> Parts:
+        """`missing` is the share of the experts needed that is read."""
+        memory = DECODE_SHARE * self.machine.dram.bytes_per_s
+        processor = CORE_OPERATIONS * self.machine.cores
+        dense = {
+            "memory": (work.dense_bytes + work.kv_bytes) / memory,
+            "processor": work.dense_operations / processor,
+        }
+        experts = {"memory": work.expert_bytes / memory, "processor": work.expert_operations / processor}
+        reads = work.uses * missing * self.plan.slot_bytes / self.machine.disk.bytes_per_s
+        spent = {name: dense[name] + experts[name] for name in dense} | {"disk": reads}
+        return Parts(max(dense.values()) + STEP_SECONDS, max(experts.values()), reads, longest(spent))
+
+    def _looking_ahead(self, parts: Parts, without: float) -> float:
+        """Seconds with guesses read while the cores compute: as many as are missing, of which RECALL are right."""
+        if self.engine.lookahead == "off":
+            return without
+        computing = parts.dense + parts.experts
+        guessing = computing + parts.reads * (2 - RECALL) - min(computing, parts.reads)
+        return guessing if self.engine.lookahead == "on" else min(without, guessing)
+
+
+def _hidden(work: Work, parts: Parts) -> float:
+    """Seconds of reading while experts are computed: from the second wave of a layer on."""
+    waves = max(1.0, work.experts / WAVE)
+    return min(parts.reads, parts.experts) * (1 - 1 / waves)
