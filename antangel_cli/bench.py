@@ -66,7 +66,7 @@ def bench(settings: Settings, options: BenchOptions) -> int:
     if options.replay is not None:
         from antangel_cli.replay import replay
 
-        return replay(settings, options.replay, options.output)
+        return replay(settings, options.replay, options.output, options.force)
     require_writable(options.output, options.force)
     terminal = Terminal.of(settings)
     record = _record(_with_model(settings, options, terminal), options, terminal)

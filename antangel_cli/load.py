@@ -50,6 +50,7 @@ def open_model(
         path = _packed(source, weights, announce) if source.path == EMBEDDED else source.path
         lock = held.enter_context(runtime.ModelLock.take(path, wait=settings.wait, announce=announce))
         engine = runtime.Engine.load(path, config, progress=advance, announce=announce)
+        held.callback(engine.close)
         trace = _trace(settings, engine, announce)
         held.pop_all()
     return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device), lock, trace)
@@ -171,7 +172,11 @@ def _problems(source: Source) -> Iterator[None]:
 
 
 def _code(error: Exception) -> str:
-    return {"CheckpointError": "model_damaged", "CapacityError": "does_not_fit"}.get(type(error).__name__, "model")
+    return {
+        "CheckpointError": "model_damaged",
+        "ExpertReadError": "model_damaged",
+        "CapacityError": "does_not_fit",
+    }.get(type(error).__name__, "model")
 
 
 class RuntimeModel:

@@ -201,7 +201,7 @@ class ExpertPager:
             misses=counts["uses"] - counts["hits"] - counts["late"],
             pass_uses=counts["pass_uses"],
             pass_hits=counts["pass_hits"],
-            demand_bytes=size * self._read[Cause.DEMAND],
+            demand_bytes=size * (self._read[Cause.DEMAND] + self._read[Cause.PASS]),
             lookahead_bytes=size * self._read[Cause.LOOKAHEAD],
             prewarm_bytes=size * self._read[Cause.PREWARM],
             guessed=counts["guessed"],
@@ -263,12 +263,13 @@ class ExpertPager:
             return
         first = layer * self.cache.geometry.count
         missing = (e for e in range(first, first + self.cache.geometry.count) if not self.cache.has_slot(e))
-        for expert in islice(missing, max(0, PASS_AHEAD - self._transfer.pending)):
+        most = min(PASS_AHEAD, self.cache.slots // 4) - self._transfer.pending
+        for expert in islice(missing, max(0, most)):
             slot = self.cache.reserve(expert, self._now, passing=True)
             if slot is None:
                 return
             self._read_ahead.add(expert)
-            self._transfer.request(expert, slot, Cause.LOOKAHEAD)
+            self._transfer.request(expert, slot, Cause.PASS)
 
     def _ask_wave(self, visit: Visit, number: int, *, wait: bool) -> None:
         """Asks for what a wave misses. Without `wait` only as far as something may leave for it now."""

@@ -21,8 +21,9 @@ class Cause(IntEnum):
     """Why an expert is read, the more urgent the lower."""
 
     DEMAND = 0
-    LOOKAHEAD = 1
-    PREWARM = 2
+    PASS = 1
+    LOOKAHEAD = 2
+    PREWARM = 3
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class ExpertTransfer:
     def take_back(self) -> int | None:
         """The least urgent expert that nobody needs now and whose read has not begun, which is no longer asked for."""
         with self._changed:
-            for cause in (Cause.PREWARM, Cause.LOOKAHEAD):
+            for cause in (Cause.PREWARM, Cause.LOOKAHEAD, Cause.PASS):
                 if self._queues[cause]:
                     expert = self._queues[cause].pop()
                     del self._slots[expert], self._causes[expert]

@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 
 from kernels.formats import Format
 from runtime.config import Amount, EngineConfig, ModelConfig, Share
-from runtime.errors import CapacityError
+from runtime.errors import CapacityError, OptionError
 from runtime.memory import (
     GROWTH,
     LEFT_FREE,
@@ -72,6 +72,13 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+def contradicts(config: ModelConfig, options: dict[str, Any]) -> bool:
+    """Whether some experts are to be on a disk that must not be read."""
+    slots, every = options.get("slots"), sizes_of(config).experts.blobs
+    told = max(1, slots.of(every)) if isinstance(slots, Share) else slots
+    return options.get("disk") is False and told is not None and told < every
+
+
 def shortfall(config: ModelConfig, options: dict[str, Any]) -> int:
     """0 where it fits."""
     try:
@@ -89,6 +96,7 @@ def shortfall(config: ModelConfig, options: dict[str, Any]) -> int:
 @settings(max_examples=60, deadline=None)
 def test_no_plan_takes_more_than_its_budget(name: str, options: dict[str, Any]) -> None:
     config = CONFIGS[name]
+    assume(not contradicts(config, options))
     try:
         plan = planned(config, **options)
     except CapacityError:
@@ -112,6 +120,7 @@ def test_no_plan_takes_more_than_its_budget(name: str, options: dict[str, Any]) 
 def test_a_shortfall_is_exact(name: str, options: dict[str, Any]) -> None:
     """With the missing bytes it fits, and with one less it does not."""
     config, ram = CONFIGS[name], options["ram"]
+    assume(not contradicts(config, options))
     budget = ram.of(USABLE) if isinstance(ram, Share) else ram
     missing = shortfall(config, options | {"ram": budget})
     assume(missing)
@@ -188,13 +197,13 @@ def test_without_the_disk_a_model_that_does_not_fit_is_refused() -> None:
     assert caught.value.shortfall > 30 * GIB
 
 
-def test_without_the_disk_fewer_slots_are_refused_without_a_false_shortfall() -> None:
-    """All would fit: what is wrong is the number of slots, and nothing is missing."""
-    with pytest.raises(CapacityError) as caught:
-        planned(MINI, ram=48 * GIB, disk=False, slots=Share(0.1))
+@pytest.mark.parametrize("ram", [1 << 20, 48 * GIB])
+def test_without_the_disk_fewer_slots_are_a_contradiction(ram: int) -> None:
+    """Whatever would fit: what is wrong is what was asked for, and no memory is missing."""
+    with pytest.raises(OptionError, match=r"486 of 4,864 experts") as caught:
+        planned(MINI, ram=ram, disk=False, slots=Share(0.1))
     assert "--slots" in caught.value.remedy
-    assert caught.value.shortfall == 0
-    assert "-" not in caught.value.message, "less than nothing is missing"
+    assert "--no-disk" in caught.value.remedy
 
 
 def test_all_slots_need_no_disk() -> None:
@@ -202,7 +211,7 @@ def test_all_slots_need_no_disk() -> None:
 
 
 def test_a_budget_that_is_too_small_says_what_would_do() -> None:
-    with pytest.raises(CapacityError, match=r"are needed with 1 of 7936 experts in memory") as caught:
+    with pytest.raises(CapacityError, match=r"are needed with 1 of 7,936 experts in memory") as caught:
         planned(ram=1 * GIB)
     assert f"{caught.value.shortfall:,} are missing" in caught.value.message
     assert "--ram" in caught.value.remedy
@@ -218,6 +227,8 @@ def test_sizes_are_those_of_the_pack(tmp_path: Path, formats: tuple[str, str], o
     assert sizes == pack.sizes
     assert sizes.total == pack.nbytes
     assert sizes.embedding == 832 * 128 * 2
+    layers = 3 + pack.config.num_nextn_predict_layers
+    assert sizes.kv_per_token == layers * 2 * 2 * 32 * 4
 
 
 def test_the_true_shape_is_as_large_as_it_is_known_to_be() -> None:
@@ -306,6 +317,6 @@ def test_a_process_stays_within_its_budget(large: Path) -> None:
     assert result.returncode == 0, result.stderr
     measured = json.loads(result.stdout)
     assert measured["placement"] == "paged"
-    assert measured["slots"] == measured["resident"] < measured["experts"]
+    assert 0.9 * measured["slots"] < measured["resident"] <= measured["slots"] < measured["experts"]
     assert measured["moved"] > measured["slots"] * measured["slot_bytes"]
     assert measured["peak"] <= measured["budget"] == measured["told"]

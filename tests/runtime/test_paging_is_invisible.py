@@ -14,7 +14,7 @@ from torch import Tensor
 
 from runtime.config import Amount, EngineConfig, Share
 from runtime.engine import Engine
-from runtime.errors import CapacityError, ConfigError, ExpertReadError
+from runtime.errors import CapacityError, ExpertReadError, OptionError
 from runtime.experts.pager import ExpertPager
 from runtime.experts.policy import POLICIES
 from runtime.pack_manifest import EXPERTS
@@ -289,13 +289,13 @@ def test_what_was_chosen_is_said(pack: Path) -> None:
 
 
 def test_what_cannot_be_is_refused(pack: Path) -> None:
-    with pytest.raises(ConfigError, match="no policy 'fifo'"):
+    with pytest.raises(OptionError, match="no policy 'fifo'"):
         loaded(pack, slots=4, policy="fifo")
-    with pytest.raises(ConfigError, match="VRAM"):
+    with pytest.raises(OptionError, match="VRAM"):
         loaded(pack, vram=1 << 30)
-    with pytest.raises(CapacityError):
+    with pytest.raises(OptionError, match="4 of 48 experts"):
         loaded(pack, slots=4, disk=False)
-    with pytest.raises(ConfigError, match="not packed are not paged"):
+    with pytest.raises(OptionError, match="not packed are not paged"):
         loaded(pack.parent / "checkpoint", slots=4)
     with pytest.raises(CapacityError) as caught:
         loaded(pack, ram=100 << 20)
