@@ -134,6 +134,11 @@ class Stretch:
         return self.tokens / self.seconds if self.tokens else None
 
     @property
+    def guessed(self) -> bool:
+        """Whether experts were read ahead on a guess."""
+        return bool(self.paging and self.paging["guessed"])
+
+    @property
     def hit_rate(self) -> float | None:
         """The share of uses that found their expert in memory, whole passes over a layer's experts included."""
         if self.paging is None:

@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from runtime.config import EngineConfig, ModelConfig
+from runtime.experts.pager import PASSING_ROWS
 from runtime.experts.plan import WAVE
 from runtime.figures import Figure, longest
 from runtime.memory import MemoryPlan, ModelSizes
+from runtime.moe import GUESSED
 from runtime.planned_machine import PlannedMachine
 from runtime.work import Work, chunks, step_work
 
@@ -23,8 +25,11 @@ CORE_OPERATIONS = 91e9
 # What a step takes besides, by the embedded model, which reads nearly nothing: bench/results/decode.json.
 STEP_SECONDS = 1.2e-3
 
-# Of the experts that the next layer needs, the part that this layer's hidden state names; as published for such models.
-RECALL = 0.75
+# Of the experts that are guessed from the layer before, the part that is needed; as published for such models.
+RIGHT = 0.75
+
+# Bytes a second at which a core compares experts with their SHA-256, where its instructions help: hashlib, measured.
+HASH_RATE = 1.5e9
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class CpuTimes:
         rows = self.engine.max_sequences
         work = step_work(self.sizes, self.config, rows, rows=rows, cached=rows * self.prompt)
         parts = self._parts(work, 1 - self.hit_rate.value)
-        seconds = self._looking_ahead(parts, parts.dense + parts.experts + parts.reads - _hidden(work, parts))
+        seconds = self._looking_ahead(parts, parts.dense + parts.experts + parts.reads - _hidden(work, parts, rows))
         sources = [f"{DECODE_SHARE:.0%} of the memory's rate ({self.machine.dram.origin}), as in {MEASURED}"]
         if parts.reads:
             sources.append(self._disk)
@@ -67,8 +72,8 @@ class CpuTimes:
             rows, middle = int(stop == self.prompt), (start + stop) // 2
             work = step_work(self.sizes, self.config, stop - start, rows=rows, cached=middle)
             missing = 1.0 if cold and start == 0 else 1 - self.plan.resident_share
-            parts = self._parts(work, missing)
-            hidden = 0.0 if self.plan.placement == "mapped" else _hidden(work, parts)
+            parts = self._parts(work, missing, verified=not cold)
+            hidden = 0.0 if self.plan.placement == "mapped" else _hidden(work, parts, stop - start)
             taken = parts.dense + parts.experts + parts.reads - hidden
             seconds += taken
             limits[parts.limit] += round(1e9 * taken)
@@ -81,8 +86,8 @@ class CpuTimes:
     def _disk(self) -> str:
         return f"disk ({self.machine.disk.origin})"
 
-    def _parts(self, work: Work, missing: float) -> Parts:
-        """`missing` is the share of the experts needed that is read."""
+    def _parts(self, work: Work, missing: float, *, verified: bool = True) -> Parts:
+        """`missing` is the share of the experts needed that is read; not `verified`, for the first time."""
         memory = DECODE_SHARE * self.machine.dram.bytes_per_s
         processor = CORE_OPERATIONS * self.machine.cores
         dense = {
@@ -90,20 +95,25 @@ class CpuTimes:
             "processor": work.dense_operations / processor,
         }
         experts = {"memory": work.expert_bytes / memory, "processor": work.expert_operations / processor}
-        reads = work.uses * missing * self.plan.slot_bytes / self.machine.disk.bytes_per_s
+        read_bytes = work.uses * missing * self.plan.slot_bytes
+        reads = read_bytes / self.machine.disk.bytes_per_s
+        if self.plan.placement == "paged" and not verified:
+            reads += read_bytes / (HASH_RATE * self.machine.cores)
         spent = {name: dense[name] + experts[name] for name in dense} | {"disk": reads}
         return Parts(max(dense.values()) + STEP_SECONDS, max(experts.values()), reads, longest(spent))
 
     def _looking_ahead(self, parts: Parts, without: float) -> float:
-        """Seconds with guesses read while the cores compute: as many as are missing, of which RECALL are right."""
+        """Seconds with GUESSED of the missing read while the cores compute, of which RIGHT are needed."""
         if self.engine.lookahead == "off":
             return without
         computing = parts.dense + parts.experts
-        guessing = computing + parts.reads * (2 - RECALL) - min(computing, parts.reads)
+        guesses = GUESSED * parts.reads
+        guessing = computing + parts.reads - RIGHT * guesses + max(0.0, guesses - computing)
         return guessing if self.engine.lookahead == "on" else min(without, guessing)
 
 
-def _hidden(work: Work, parts: Parts) -> float:
-    """Seconds of reading while experts are computed: from the second wave of a layer on."""
+def _hidden(work: Work, parts: Parts, rows: int) -> float:
+    """Seconds of reading while something is computed: in a pass all of a layer, else its experts but a first wave."""
     waves = max(1.0, work.experts / WAVE)
-    return min(parts.reads, parts.experts) * (1 - 1 / waves)
+    computing = parts.dense + parts.experts if rows >= PASSING_ROWS else parts.experts
+    return min(parts.reads, computing) * (1 - 1 / waves)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runtime.config import EngineConfig, ModelConfig
-from runtime.cpu_times import DECODE_SHARE, RECALL
+from runtime.cpu_times import DECODE_SHARE, RIGHT
 from runtime.figures import Figure, longest
 from runtime.gpu_memory import KV_WIDTH, GpuPlan
 from runtime.hit_curves import HitCurve
@@ -69,7 +69,7 @@ class GpuTimes:
         both = min(link + cores, memory)
         trips = step.layers * ROUND_TRIP
         idle = all_hit * step.layers / self.config.num_hidden_layers
-        ahead = max(0.0, missed - RECALL * idle * link)
+        ahead = max(0.0, missed - RIGHT * idle * link)
         seconds = {
             "paging": step.layers * GATHER + missed / link,
             "CPU": trips + missed / cores,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import platform
 from pathlib import Path
@@ -39,6 +41,21 @@ def processor_name() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def large_pages(count: int) -> mmap.mmap:
+    """Anonymous memory at a page's start, in large pages where there are any; taken only as it is touched.
+
+    A disk reads into them about twice as fast: a request has a limited number of pages.
+    """
+    region = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            region.madvise(mmap.MADV_HUGEPAGE)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return region
 
 
 def set_threads(threads: int | None) -> None:

@@ -11,6 +11,11 @@ from runtime.config import ModelConfig
 from runtime.experts.pager import ExpertPager, Visit
 
 
+# Of the experts that a router would choose too early, the part that is read ahead. More is wrong more often, and a disk
+# is idle only while a layer is computed.
+GUESSED = 0.5
+
+
 @dataclass(frozen=True)
 class Routing:
     """The experts chosen for each token and what each one's output counts."""
@@ -64,9 +69,11 @@ class MoELayer:
         return self.paged.pager.ask(self.paged.position, routing.expert_ids) if self.paged else None
 
     def guess(self, x: Tensor) -> None:
-        """Has read ahead what this layer's router would choose for x [T, M], a hidden state of the layer before."""
+        """Has read ahead what this layer's router is surest of for x [T, M], a hidden state of the layer before."""
         if self.paged:
-            self.paged.pager.guess(self.paged.position, self.route(x).expert_ids)
+            routing = self.route(x)
+            surest = routing.weights.topk(max(1, int(GUESSED * routing.weights.shape[-1])))
+            self.paged.pager.guess(self.paged.position, routing.expert_ids.gather(-1, surest.indices))
 
     def run(self, x: Tensor, routing: Routing, residual: Tensor, visit: Visit | None) -> Tensor:
         """residual [T, M] plus the outputs of x's experts, weighed in ascending id, and of the shared one."""

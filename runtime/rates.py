@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from runtime.hardware import large_pages
 from runtime.pack_layout import PAGE, aligned
 
 # Far more than any cache near the cores holds, and less than any machine that runs a model has.
@@ -43,8 +44,7 @@ def memory_rate(threads: int) -> Rate:
 
     A sum of 64-bit integers reads as fast as memory gives: as fast as bench/bandwidth.cpp, within 5 %.
     """
-    region = mmap.mmap(-1, MEMORY_BYTES)
-    _ask_for_large_pages(region)
+    region = large_pages(MEMORY_BYTES)
     numbers = torch.frombuffer(region, dtype=torch.int64)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -78,16 +78,6 @@ def disk_rate(path: str | Path, blob_bytes: int, readers: int) -> Rate:
     return Rate(read / seconds, how)
 
 
-def _ask_for_large_pages(region: mmap.mmap) -> None:
-    """Expert pools are large enough for them; and a kernel that has none need not be asked."""
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            region.madvise(mmap.MADV_HUGEPAGE)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-
-
 def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
@@ -119,15 +109,17 @@ def _timed_reads(file: int, offsets: Sequence[int], blob_bytes: int, readers: in
     """Bytes read and seconds taken, by readers that share the offsets."""
     started = time.perf_counter()
 
-    def reader(own: Sequence[int]) -> int:
-        read = 0
-        with mmap.mmap(-1, aligned(blob_bytes, PAGE)) as region, memoryview(region)[:blob_bytes] as buffer:
-            for offset in own:
-                if read and time.perf_counter() - started > DISK_SECONDS:
-                    break
-                read += os.preadv(file, [buffer], offset)
+    # One region for all, as the slots are: reads into pages that lie apart are cut into many requests.
+    region, slot_bytes = large_pages(readers * aligned(blob_bytes, PAGE)), aligned(blob_bytes, PAGE)
+
+    def reader(number: int) -> int:
+        read, slot = 0, memoryview(region)[number * slot_bytes :][:blob_bytes]
+        for offset in offsets[number::readers]:
+            if read and time.perf_counter() - started > DISK_SECONDS:
+                break
+            read += os.preadv(file, [slot], offset)
         return read
 
     with ThreadPoolExecutor(readers) as pool:
-        read = sum(pool.map(reader, [offsets[i::readers] for i in range(readers)]))
+        read = sum(pool.map(reader, range(readers)))
     return read, time.perf_counter() - started

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import mmap
 from collections.abc import Iterable, Sequence
 from typing import overload
 
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from kernels.ops import ExpertPool
 from runtime.experts.policy import EvictionPolicy
+from runtime.hardware import large_pages
 from runtime.pack_layout import ExpertGeometry
 
 NONE = -1
@@ -213,11 +212,7 @@ class _LayerBlobs(Sequence[Tensor]):
 
 
 def _slot_memory(slots: int, blob_bytes: int) -> Tensor:
-    """Bytes at a page's start, taken from the system only as they are filled."""
-    region = mmap.mmap(-1, slots * blob_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError, AttributeError):
-        region.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(region, dtype=torch.uint8).view(slots, blob_bytes)
+    return torch.frombuffer(large_pages(slots * blob_bytes), dtype=torch.uint8).view(slots, blob_bytes)
 
 
 def _require(condition: bool, problem: str) -> None:
