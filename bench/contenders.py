@@ -16,7 +16,7 @@ from bench.peer_settings import PeerSettings
 from bench.place import FILES, ROOT
 from bench.worker import Worker
 from kernels.formats import Format
-from runtime.random_pack import RandomModel, write_random_pack
+from runtime.measuring.random_pack import RandomModel, write_random_pack
 
 OURS, DEFAULT, PEER, BANDWIDTH = "antangel w4a8:64", "antangel default", "llama.cpp Q4_0", "bandwidth"
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from runtime.checkpoint import TensorSpec, expected_tensors
 from runtime.config import ModelConfig
-from runtime.random_weights import EMBEDDING_DEVIATION, WEIGHT_DEVIATION
+from runtime.measuring.random_weights import EMBEDDING_DEVIATION, WEIGHT_DEVIATION
 from runtime.shards import INDEX
 
 SHAPE = Path(__file__).with_name("shape.json")

@@ -9,11 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.benchmark import Benchmark, BenchmarkError, Listening, Workload, run_benchmark, surroundings
-    from runtime.benchmark_routing import skew_of
-    from runtime.compared import compare_to_plan
     from runtime.config import EngineConfig, ModelConfig, Share
-    from runtime.doctor import examine
     from runtime.engine import Engine
     from runtime.errors import (
         AntangelError,
@@ -24,57 +20,61 @@ if TYPE_CHECKING:
         ContextError,
         GrammarError,
     )
+    from runtime.examination.doctor import examine
+    from runtime.examination.fingerprint import Inventory, examine_model
+    from runtime.examination.self_test import Passage, Verdict, run_self_test
     from runtime.experts.replay import replay
     from runtime.experts.trace import TraceError, TraceWriter, read_trace
-    from runtime.fingerprint import Inventory, examine_model
     from runtime.lock import ModelLock
+    from runtime.measuring.benchmark import Benchmark, BenchmarkError, Listening, Workload, run_benchmark, surroundings
+    from runtime.measuring.random_pack import random_pack_place, true_shape, write_random_pack
+    from runtime.measuring.routing import skew_of
     from runtime.memory import MemoryPlan, peak_memory
-    from runtime.model_plan import PlannedModel, ToldMachine, plan_model
     from runtime.pack import PACK_VERSION, is_pack
     from runtime.pack_check import check_pack
     from runtime.pack_manifest import Manifest
     from runtime.packing import FormatChoiceError, Telling, write_pack
-    from runtime.planned_machine import PCIE
-    from runtime.random_pack import random_pack_place, true_shape, write_random_pack
+    from runtime.prediction.compared import compare_to_plan
+    from runtime.prediction.model_plan import PlannedModel, ToldMachine, plan_model
+    from runtime.prediction.planned_machine import PCIE
     from runtime.rates import Rate, disk_rate, memory_rate
     from runtime.request import NO_TOKEN, Request, Stage, TokenEvent
     from runtime.sampling import SamplingParams
-    from runtime.self_test import Passage, Verdict, run_self_test
     from runtime.stats import EngineStats
     from runtime.template import Message, ToolCall
     from runtime.tokenizer import StreamDecoder, Tokenizer
 
 _HOME = {
-    "Benchmark": "benchmark",
-    "BenchmarkError": "benchmark",
-    "Listening": "benchmark",
-    "Workload": "benchmark",
-    "run_benchmark": "benchmark",
-    "surroundings": "benchmark",
-    "skew_of": "benchmark_routing",
-    "compare_to_plan": "compared",
-    "random_pack_place": "random_pack",
-    "true_shape": "random_pack",
-    "write_random_pack": "random_pack",
+    "Benchmark": "measuring.benchmark",
+    "BenchmarkError": "measuring.benchmark",
+    "Listening": "measuring.benchmark",
+    "Workload": "measuring.benchmark",
+    "run_benchmark": "measuring.benchmark",
+    "surroundings": "measuring.benchmark",
+    "skew_of": "measuring.routing",
+    "compare_to_plan": "prediction.compared",
+    "random_pack_place": "measuring.random_pack",
+    "true_shape": "measuring.random_pack",
+    "write_random_pack": "measuring.random_pack",
     "EngineConfig": "config",
     "Share": "config",
     "ModelConfig": "config",
     "Engine": "engine",
-    "examine": "doctor",
-    "this_machine": "planned_machine",
+    "examine": "examination.doctor",
+    "this_machine": "prediction.planned_machine",
     "replay": "experts.replay",
     "TraceError": "experts.trace",
     "TraceWriter": "experts.trace",
     "read_trace": "experts.trace",
-    "Inventory": "fingerprint",
-    "examine_model": "fingerprint",
+    "Inventory": "examination.fingerprint",
+    "examine_model": "examination.fingerprint",
     "MemoryPlan": "memory",
     "peak_memory": "memory",
     "ModelLock": "lock",
-    "PlannedModel": "model_plan",
-    "ToldMachine": "model_plan",
-    "plan_model": "model_plan",
-    "PCIE": "planned_machine",
+    "PlannedModel": "prediction.model_plan",
+    "ToldMachine": "prediction.model_plan",
+    "plan_model": "prediction.model_plan",
+    "PCIE": "prediction.planned_machine",
     "Rate": "rates",
     "disk_rate": "rates",
     "memory_rate": "rates",
@@ -97,9 +97,9 @@ _HOME = {
     "Stage": "request",
     "TokenEvent": "request",
     "SamplingParams": "sampling",
-    "Passage": "self_test",
-    "Verdict": "self_test",
-    "run_self_test": "self_test",
+    "Passage": "examination.self_test",
+    "Verdict": "examination.self_test",
+    "run_self_test": "examination.self_test",
     "EngineStats": "stats",
     "Message": "template",
     "ToolCall": "template",

@@ -18,6 +18,7 @@ from kernels.registry import Announce
 from runtime.config import EngineConfig, ModelConfig
 from runtime.drafting import DraftCheck
 from runtime.errors import AntangelError, ContextError, OptionError
+from runtime.examination.scoring import log_likelihoods
 from runtime.experts.pager import ExpertPager
 from runtime.experts.profile import load_profile, save_profile
 from runtime.generation import Advance, Generation, prepare, tokens_needed
@@ -30,7 +31,6 @@ from runtime.pack import Pack
 from runtime.request import NO_TOKEN, Request, TokenEvent
 from runtime.sampling import Head, Row, Sampler
 from runtime.scheduler import Scheduler
-from runtime.scoring import log_likelihoods
 from runtime.sequence import Batch, Sequence, Span
 from runtime.stats import Counters, EngineStats
 from runtime.tokenizer import Tokenizer

@@ -10,7 +10,6 @@ from kernels.ops import ExpertPool, Ops, SwiGLUWeights, Wave
 from runtime.config import ModelConfig
 from runtime.experts.pager import ExpertPager, Visit
 
-
 # Of the experts that a router would choose too early, the part that is read ahead. More is wrong more often, and a disk
 # is idle only while a layer is computed.
 GUESSED = 0.5

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.random_weights import (
+from runtime.measuring.random_weights import (
     ATTENTION_OUTPUT_DEVIATION,
     EMBEDDING_DEVIATION,
     WEIGHT_DEVIATION,

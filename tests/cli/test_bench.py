@@ -18,8 +18,8 @@ from antangel_cli.bench_prompts import conversations
 from antangel_cli.load import skew_trace
 from runtime.engine import Engine
 from runtime.experts.trace import read_trace
+from runtime.measuring.random_pack import RandomModel, true_shape, write_random_pack
 from runtime.pack_check import check_pack
-from runtime.random_pack import RandomModel, true_shape, write_random_pack
 from tests.runtime.tiny import make_tiny_checkpoint, tiny_config
 
 RUN = CliRunner()
@@ -124,12 +124,12 @@ def test_a_shape_is_made_once_and_then_measured(tmp_path: Path, monkeypatch: pyt
 def test_a_disk_with_less_room_gets_fewer_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "true_shape", lambda name: tiny_model(), raising=False)
     room = tiny_model().with_layers(3).nbytes
-    monkeypatch.setattr("runtime.random_pack.free_for_packs", lambda place: room)
+    monkeypatch.setattr("runtime.measuring.random_pack.free_for_packs", lambda place: room)
     made = bench("--shape", "flash", "--dir", tmp_path, *SMALL, "--json")
     assert made.exit_code == 0, made.stderr
     assert "has room for 3 of 4 layers" in made.stderr
     assert json.loads(made.stdout)["model"]["name"].endswith("-3")
-    monkeypatch.setattr("runtime.random_pack.free_for_packs", lambda place: 1000)
+    monkeypatch.setattr("runtime.measuring.random_pack.free_for_packs", lambda place: 1000)
     refused = bench("--shape", "flash", "--dir", tmp_path / "other", *SMALL)
     assert refused.exit_code == 4
     assert "Free some space" in refused.stderr
@@ -180,15 +180,15 @@ def test_skewed_routing_has_the_traces_skew(pack: Path) -> None:
 def test_replay_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def replay(settings: Any, trace: str, output: str | None) -> int:
-        asked.append((trace, output))
+    def replay(settings: Any, trace: str, output: str | None, force: bool) -> int:
+        asked.append((trace, output, force))
         return 0
 
     module = ModuleType("antangel_cli.replay")
     module.replay = replay  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "antangel_cli.replay", module)
     assert bench("--replay", "trace.jsonl", "-o", "plot.svg").exit_code == 0
-    assert asked == [("trace.jsonl", "plot.svg")]
+    assert asked == [("trace.jsonl", "plot.svg", False)]
 
 
 def test_prompts_are_of_several_cases_in_both_languages() -> None:

@@ -13,7 +13,7 @@ from antangel_cli.app import app
 from runtime import rates
 
 RUN = CliRunner()
-SHAPES = Path(__file__).parents[2] / "runtime" / "shapes"
+SHAPES = Path(__file__).parents[2] / "runtime" / "measuring" / "shapes"
 TOLD = ("--dram", "30GB/s", "--disk", "1.25GB/s", "--cores", "2")
 
 

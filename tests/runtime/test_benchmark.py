@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from kernels.formats import Format
-from runtime import benchmark
-from runtime.benchmark import BenchmarkError, Workload, drop_from_page_cache, quantiles, run_benchmark
-from runtime.compared import Comparison, compare_to_plan
+from runtime.measuring import benchmark
 from runtime.config import EngineConfig
 from runtime.engine import Engine
 from runtime.errors import ConfigError
-from runtime.figures import Figure
 from runtime.generation import Generation
-from runtime.random_pack import RandomModel, write_random_pack
+from runtime.measuring.benchmark import BenchmarkError, Workload, drop_from_page_cache, quantiles, run_benchmark
+from runtime.measuring.random_pack import RandomModel, write_random_pack
+from runtime.prediction.compared import Comparison, compare_to_plan
+from runtime.prediction.figures import Figure
 from runtime.template import Message
 from runtime.tokenizer import Tokenizer
 from tests.runtime.tiny import SENTENCES, make_tiny_checkpoint, tiny_config

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from runtime.checkpoint import expected_tensors
 from runtime.config import ModelConfig
 from runtime.errors import CheckpointError
-from runtime.fingerprint import KNOWN, Count, count, examine_model, fingerprint
+from runtime.examination.fingerprint import KNOWN, Count, count, examine_model, fingerprint
 from runtime.packing import write_pack
 from tests.runtime.stored import Int4, block_fp8, encoded, gptq
 from tests.runtime.tiny import make_tiny_checkpoint, tiny_config

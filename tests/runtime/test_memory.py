@@ -18,6 +18,7 @@ from hypothesis import assume, given, settings
 from kernels.formats import Format
 from runtime.config import Amount, EngineConfig, ModelConfig, Share
 from runtime.errors import CapacityError, OptionError
+from runtime.measuring.random_pack import RandomModel, true_shape, write_random_pack
 from runtime.memory import (
     GROWTH,
     LEFT_FREE,
@@ -30,7 +31,6 @@ from runtime.memory import (
 )
 from runtime.pack import Pack
 from runtime.packing import write_pack
-from runtime.random_pack import RandomModel, true_shape, write_random_pack
 from tests.runtime.tiny import make_tiny_checkpoint, tiny_config
 
 W4, W8 = Format.parse("w4a8:64"), Format.parse("w8a8:64")

@@ -13,21 +13,28 @@ import pytest
 from kernels.formats import Format
 from runtime.checkpoint import expected_tensors
 from runtime.config import EngineConfig, ModelConfig, Share
-from runtime.cpu_times import DECODE_SHARE, STEP_SECONDS
-from runtime.hit_curves import RANDOM_WEIGHTS, UNIFORM, HitCurve, expected_hits, popular_first, recorded_curve
 from runtime.memory import ModelSizes
-from runtime.model_plan import ToldMachine, plan_model
 from runtime.packing import FormatChoiceError, write_pack
-from runtime.plan import Prediction, predict
-from runtime.planned_machine import PCIE, PlannedMachine
+from runtime.prediction.cpu_times import DECODE_SHARE, STEP_SECONDS
+from runtime.prediction.hit_curves import (
+    RANDOM_WEIGHTS,
+    UNIFORM,
+    HitCurve,
+    expected_hits,
+    popular_first,
+    recorded_curve,
+)
+from runtime.prediction.model_plan import ToldMachine, plan_model
+from runtime.prediction.planned_machine import PCIE, PlannedMachine
+from runtime.prediction.predict import Prediction, predict
+from runtime.prediction.work import Work, distinct_experts, step_work
 from runtime.rates import Rate
-from runtime.work import Work, distinct_experts, step_work
 from tests.runtime.tiny import make_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 GB = 10**9
-FLASH = ROOT / "runtime" / "shapes" / "flash.json"
+FLASH = ROOT / "runtime" / "measuring" / "shapes" / "flash.json"
 DEFAULT = ("w4a8:64", "w8a8:64")
 
 DESK = PlannedMachine(ram=24 * GIB, cores=2, dram=Rate(30e9, "told"), disk=Rate(1.25e9, "told"))

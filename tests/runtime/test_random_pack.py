@@ -17,15 +17,15 @@ import pytest
 import torch
 
 from kernels.formats import Format, dequantise
-from runtime import random_pack
+from runtime.measuring import random_pack
 from runtime.config import EngineConfig, ModelConfig
 from runtime.engine import Engine
 from runtime.errors import CapacityError, CheckpointError, ConfigError
+from runtime.measuring.random_pack import RandomModel, free_for_packs, write_random_pack
 from runtime.pack import Pack
 from runtime.pack_check import check_pack
 from runtime.pack_journal import JOURNAL
 from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST
-from runtime.random_pack import RandomModel, free_for_packs, write_random_pack
 from runtime.request import Request, Stage
 from runtime.sampling import SamplingParams
 from tests.runtime.tiny import make_tiny_checkpoint, tiny_config
@@ -121,7 +121,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from runtime import parts_file
+from runtime.measuring import parts_file
 from tests.runtime.test_random_pack import tiny_model, write_random_pack
 put = parts_file.PartsFile._put
 def slowly(*arguments):
@@ -134,7 +134,7 @@ write_random_pack(tiny_model(), Path(sys.argv[1]))
 
 def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, whole: Path) -> None:
     place = tmp_path / "killed"
-    root = Path(random_pack.__file__).parent.parent
+    root = Path(random_pack.__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", SLOW, str(place), str(root)]) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (place / EXPERTS).exists():

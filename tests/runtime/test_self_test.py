@@ -15,10 +15,10 @@ from antangel_cli.source import EMBEDDED
 from runtime.config import EngineConfig
 from runtime.engine import Engine
 from runtime.errors import CapacityError, ContextError
+from runtime.examination.self_test import MOST_SPOKEN, REPEATED_TOKENS, Passage, Verdict, run_self_test
 from runtime.pack_check import check_pack
 from runtime.packing import write_pack
 from runtime.request import NO_TOKEN, TokenEvent
-from runtime.self_test import MOST_SPOKEN, REPEATED_TOKENS, Passage, Verdict, run_self_test
 from runtime.template import Message
 from tests.runtime.damage import Damage, Planes, damaged, scaled
 from tests.runtime.test_engine import prompt, scripted

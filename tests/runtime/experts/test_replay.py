@@ -15,7 +15,7 @@ from runtime.experts.pager import PASSING_ROWS, ExpertPager
 from runtime.experts.policy import DEFAULT, POLICIES
 from runtime.experts.replay import BELADY, HitCurve, hit_curve, replay
 from runtime.experts.trace import Trace, read_trace
-from runtime.hit_curves import RECORDED, recorded_curve
+from runtime.prediction.hit_curves import RECORDED, recorded_curve
 from tests.runtime.experts.blobs import COUNT, LAYERS, stored
 from tests.runtime.experts.traces import RECORDED as RECORDED_TRACE
 from tests.runtime.experts.traces import random_trace

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from runtime.config import EngineConfig, ModelConfig
-from runtime.cpu_times import CpuTimes
 from runtime.errors import CapacityError
-from runtime.figures import Figure
-from runtime.gpu_memory import GpuPlan, plan_gpu
-from runtime.gpu_times import GpuTimes
-from runtime.hit_curves import UNIFORM, HitCurve
 from runtime.memory import MAPPED_BATCH, MemoryPlan, ModelSizes, plan_memory
-from runtime.planned_machine import PlannedMachine
+from runtime.prediction.cpu_times import CpuTimes
+from runtime.prediction.figures import Figure
+from runtime.prediction.gpu_memory import GpuPlan, plan_gpu
+from runtime.prediction.gpu_times import GpuTimes
+from runtime.prediction.hit_curves import UNIFORM, HitCurve
+from runtime.prediction.planned_machine import PlannedMachine
 
 Fits = Literal["vram", "ram", "disk", "no"]
 Memory = Literal["VRAM", "RAM", "disk"]

@@ -17,13 +17,8 @@ from kernels.formats import FLOATS, Format
 from runtime.config import ModelConfig
 from runtime.errors import CapacityError, CheckpointError, ConfigError
 from runtime.inventory import EMBEDDING, dense_matrices, expert_layers, plain_tensors
-from runtime.pack_check import FileHashes, Progress, file_hash, file_parts, hash_files
-from runtime.pack_files import sync, unwritable, write_text
-from runtime.pack_journal import JOURNAL, Done, Journal
-from runtime.pack_layout import DenseEntry, ExpertGeometry, place
-from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, PACK_VERSION, FileEntry, Manifest
-from runtime.parts_file import PartsFile
-from runtime.random_weights import (
+from runtime.measuring.parts_file import PartsFile
+from runtime.measuring.random_weights import (
     ATTENTION_OUTPUT_DEVIATION,
     EMBEDDING_DEVIATION,
     WEIGHT_DEVIATION,
@@ -34,6 +29,11 @@ from runtime.random_weights import (
     normal,
     scales,
 )
+from runtime.pack_check import FileHashes, Progress, file_hash, file_parts, hash_files
+from runtime.pack_files import sync, unwritable, write_text
+from runtime.pack_journal import JOURNAL, Done, Journal
+from runtime.pack_layout import DenseEntry, ExpertGeometry, place
+from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, PACK_VERSION, FileEntry, Manifest
 
 KIND = "random weights"
 EXPERTS_FORMAT, DENSE_FORMAT = Format.parse("w4a8:64"), Format.parse("w8a8:64")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from runtime.config import EngineConfig, ModelConfig
 from runtime.experts.pager import PASSING_ROWS
 from runtime.experts.plan import WAVE
-from runtime.figures import Figure, longest
 from runtime.memory import MemoryPlan, ModelSizes
 from runtime.moe import GUESSED
-from runtime.planned_machine import PlannedMachine
-from runtime.work import Work, chunks, step_work
+from runtime.prediction.figures import Figure, longest
+from runtime.prediction.planned_machine import PlannedMachine
+from runtime.prediction.work import Work, chunks, step_work
 
 MEASURED = "docs/performance.md"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from runtime.config import Amount, EngineConfig, ModelConfig, Share
 from runtime.errors import CapacityError
 from runtime.memory import GROWTH, KV_SHARE, LEFT_FREE, TOKENS_PER_SEQUENCE, ModelSizes, workspace_bytes
-from runtime.planned_machine import PlannedMachine
-from runtime.work import kv_per_token
+from runtime.prediction.planned_machine import PlannedMachine
+from runtime.prediction.work import kv_per_token
 
 # What a CUDA context, its libraries and its allocator take of a card.
 CUDA_CONTEXT = 600 << 20

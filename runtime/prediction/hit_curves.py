@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-RECORDED = Path(__file__).parent / "experts" / "hit_curve.json"
+RECORDED = Path(__file__).parents[1] / "experts" / "hit_curve.json"
 
 
 @dataclass(frozen=True)

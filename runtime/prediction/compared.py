@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.benchmark import Benchmark
 from runtime.config import EngineConfig
-from runtime.figures import Figure
-from runtime.hit_curves import expected_hits
+from runtime.measuring.benchmark import Benchmark
+from runtime.measuring.random_pack import KIND
 from runtime.memory import GROWTH, MemoryPlan, ModelSizes
 from runtime.pack import Pack
-from runtime.plan import predict
-from runtime.planned_machine import UNKNOWN_DISK, PlannedMachine, this_machine
-from runtime.random_pack import KIND
+from runtime.prediction.figures import Figure
+from runtime.prediction.hit_curves import expected_hits
+from runtime.prediction.planned_machine import UNKNOWN_DISK, PlannedMachine, this_machine
+from runtime.prediction.predict import predict
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from kernels.formats import Format, FormatError
 from runtime.checkpoint import expected_tensors
 from runtime.config import EngineConfig, ModelConfig
 from runtime.experts.profile import load_profile
-from runtime.hit_curves import expected_hits
 from runtime.inventory import dense_matrices
 from runtime.memory import IDLE_PROCESS, ModelSizes
 from runtime.pack import is_pack
 from runtime.pack_manifest import Manifest
 from runtime.packing import DENSE_FORMAT, EXPERTS_FORMAT, FormatChoiceError, parse_format
-from runtime.plan import PROMPT, Prediction, predict
-from runtime.planned_machine import PlannedMachine, disk_of, this_machine
+from runtime.prediction.hit_curves import expected_hits
+from runtime.prediction.planned_machine import PlannedMachine, disk_of, this_machine
+from runtime.prediction.predict import PROMPT, Prediction, predict
 from runtime.rates import Rate
 
 Kind = Literal["pack", "checkpoint", "config.json alone"]

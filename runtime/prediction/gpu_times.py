@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runtime.config import EngineConfig, ModelConfig
-from runtime.cpu_times import DECODE_SHARE, RIGHT
-from runtime.figures import Figure, longest
-from runtime.gpu_memory import KV_WIDTH, GpuPlan
-from runtime.hit_curves import HitCurve
 from runtime.memory import ModelSizes
-from runtime.planned_machine import PlannedMachine
-from runtime.work import Work, chunks, step_work
+from runtime.prediction.cpu_times import DECODE_SHARE, RIGHT
+from runtime.prediction.figures import Figure, longest
+from runtime.prediction.gpu_memory import KV_WIDTH, GpuPlan
+from runtime.prediction.hit_curves import HitCurve
+from runtime.prediction.planned_machine import PlannedMachine
+from runtime.prediction.work import Work, chunks, step_work
 
 # Seconds of each layer with experts: for the launch that gathers over the link, and for a round trip to the host.
 GATHER = 6e-6

@@ -1,0 +1,1 @@
+"""What a machine has and whether a model is sound."""

@@ -1,0 +1,1 @@
+"""What a model does on this machine, measured; and models of random weights to measure with."""
