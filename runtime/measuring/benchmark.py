@@ -252,6 +252,8 @@ def run_benchmark(
     `trace` is a file to record the routing in. The peak is the process's, so measure in one of its own.
     Raises what Engine.load does, ContextError, TraceError and BenchmarkError.
     """
+    # Measured while memory is free: large pages are not to be had in what a run leaves.
+    disk = _disk(path, config)
     drop_from_page_cache(path)
     engine = Engine.load(path, config, listening.loading, announce=listening.announce)
     if prepare is not None:
@@ -273,7 +275,7 @@ def run_benchmark(
         peak=peak,
         backend=engine.backend,
         threads=torch.get_num_threads(),
-        disk=_disk(path, config),
+        disk=disk,
     )
 
 

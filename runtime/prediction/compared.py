@@ -51,9 +51,15 @@ def compare_to_plan(
     prediction = predict(
         sizes,
         pack.config,
-        _as_planned(config, benchmark.plan, sequences),
+        # Guesses are the router's, and so wrong where routing is not.
+        _as_planned(replace(config, lookahead="off") if skewed else config, benchmark.plan, sequences),
         _machine(config, benchmark),
-        hits=expected_hits(None, random_weights=spread),
+        hits=expected_hits(
+            None,
+            random_weights=spread,
+            experts=pack.config.num_experts,
+            experts_per_token=pack.config.num_experts_per_tok,
+        ),
         prompt=round(statistics.mean(lengths)),
     )
     warm, cold = benchmark.warm, benchmark.cold

@@ -19,6 +19,10 @@ MEASURED = "docs/performance.md"
 # The share of the memory's rate at which decoding reads weights: bench/results/speed.json, decode_share_of_bandwidth.
 DECODE_SHARE = 0.66
 
+# The same where experts are paged: memory takes in what the disk gives, and threads wake again after every wait. By
+# bench/results/flash-*.json: 4.15 GB in the 0.28 to 0.32 s of a token that are not spent waiting.
+PAGED_SHARE = 0.48
+
 # Operations a second of a core on prompts: bench/results/speed.json, prefill 512 in the default formats on two cores.
 CORE_OPERATIONS = 91e9
 
@@ -60,7 +64,7 @@ class CpuTimes:
         work = step_work(self.sizes, self.config, rows, rows=rows, cached=rows * self.prompt)
         parts = self._parts(work, 1 - self.hit_rate.value)
         seconds = self._looking_ahead(parts, parts.dense + parts.experts + parts.reads - _hidden(work, parts, rows))
-        sources = [f"{DECODE_SHARE:.0%} of the memory's rate ({self.machine.dram.origin}), as in {MEASURED}"]
+        sources = [f"{self._share:.0%} of the memory's rate ({self.machine.dram.origin}), as in {MEASURED}"]
         if parts.reads:
             sources.append(self._disk)
         return Figure(rows / seconds, parts.limit, "; ".join(sources))
@@ -86,9 +90,13 @@ class CpuTimes:
     def _disk(self) -> str:
         return f"disk ({self.machine.disk.origin})"
 
+    @property
+    def _share(self) -> float:
+        return PAGED_SHARE if self.plan.placement == "paged" else DECODE_SHARE
+
     def _parts(self, work: Work, missing: float, *, verified: bool = True) -> Parts:
         """`missing` is the share of the experts needed that is read; not `verified`, for the first time."""
-        memory = DECODE_SHARE * self.machine.dram.bytes_per_s
+        memory = self._share * self.machine.dram.bytes_per_s
         processor = CORE_OPERATIONS * self.machine.cores
         dense = {
             "memory": (work.dense_bytes + work.kv_bytes) / memory,

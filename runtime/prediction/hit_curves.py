@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +29,23 @@ UNIFORM = HitCurve((), "assumed: every expert is as likely as any other")
 RANDOM_WEIGHTS = HitCurve((), "random weights route nearly evenly")
 
 
-def expected_hits(totals: NDArray[np.int64] | None, *, random_weights: bool) -> HitCurve:
+def expected_hits(
+    totals: NDArray[np.int64] | None, *, random_weights: bool, experts: int, experts_per_token: int
+) -> HitCurve:
     """The best that is known of a model: its experts' uses in earlier runs, else recorded traces, else nothing."""
     if random_weights:
         return RANDOM_WEIGHTS
     if totals is not None and totals.sum() > 0:
         return popular_first(totals)
-    return recorded_curve() if RECORDED.is_file() else UNIFORM
+    return recorded_curve(experts, experts_per_token) if RECORDED.is_file() else UNIFORM
 
 
-def recorded_curve(path: Path = RECORDED) -> HitCurve:
-    """The curve that was replayed from recorded traces."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+def recorded_curve(experts: int, experts_per_token: int, path: Path = RECORDED) -> HitCurve:
+    """The curve that was replayed from recorded traces for the model most like this one: in experts for each chosen."""
+    curves = json.loads(path.read_text(encoding="utf-8"))["curves"]
+    content = min(
+        curves, key=lambda c: abs(math.log(c["experts"] / c["experts_per_token"] * experts_per_token / experts))
+    )
     points = tuple((float(share), float(hit)) for share, hit in content["points"])
     return HitCurve(points, f"measured: {content['source']}, {content['policy']}")
 

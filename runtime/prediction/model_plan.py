@@ -67,7 +67,8 @@ def plan_model(
     directory = Path(path)
     kind, config, sizes, formats, random = _described(directory, experts, dense)
     totals = load_profile(engine.profile, sizes.experts) if engine.profile else None
-    hits = expected_hits(totals, random_weights=random)
+    shape = {"experts": config.num_experts, "experts_per_token": config.num_experts_per_tok}
+    hits = expected_hits(totals, random_weights=random, **shape)
     disk = told.disk or disk_of(directory, sizes.experts.blob_bytes, engine.readers)
     machine = _machine(engine, told, disk)
     prediction = predict(sizes, config, engine, machine, hits=hits, prompt=prompt)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from kernels.formats import Format
-from runtime.measuring import benchmark
 from runtime.config import EngineConfig
 from runtime.engine import Engine
 from runtime.errors import ConfigError
 from runtime.generation import Generation
+from runtime.measuring import benchmark
 from runtime.measuring.benchmark import BenchmarkError, Workload, drop_from_page_cache, quantiles, run_benchmark
 from runtime.measuring.random_pack import RandomModel, write_random_pack
 from runtime.prediction.compared import Comparison, compare_to_plan

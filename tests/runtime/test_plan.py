@@ -15,7 +15,7 @@ from runtime.checkpoint import expected_tensors
 from runtime.config import EngineConfig, ModelConfig, Share
 from runtime.memory import ModelSizes
 from runtime.packing import FormatChoiceError, write_pack
-from runtime.prediction.cpu_times import DECODE_SHARE, STEP_SECONDS
+from runtime.prediction.cpu_times import DECODE_SHARE, PAGED_SHARE, STEP_SECONDS
 from runtime.prediction.hit_curves import (
     RANDOM_WEIGHTS,
     UNIFORM,
@@ -189,7 +189,7 @@ def test_every_expert_is_somewhere_once() -> None:
 def test_from_disk_is_the_sum_of_reading_and_computing_unless_reading_ahead_pays() -> None:
     engine, hit = replace(ONE, ram=8 * GIB, lookahead="off"), 0.4
     work = step_work(sizes_of(config_of(FLASH)), config_of(FLASH), 1, rows=1, cached=1000)
-    computing = (work.weight_bytes + work.kv_bytes) / (DECODE_SHARE * 30e9) + STEP_SECONDS
+    computing = (work.weight_bytes + work.kv_bytes) / (PAGED_SHARE * 30e9) + STEP_SECONDS
     reading = 31 * 8 * (1 - hit) * 6_684_672 / 1.25e9
 
     def seconds(engine: EngineConfig) -> float:
@@ -270,19 +270,24 @@ def test_layers_for_multi_token_prediction_take_memory_and_no_time() -> None:
 
 def test_a_hit_rate_comes_from_the_best_source() -> None:
     totals = np.array([[70, 10, 10], [5, 5, 0]])
-    curve = expected_hits(totals, random_weights=False)
+    curve = expected_hits(totals, random_weights=False, experts=16, experts_per_token=2)
     assert curve == popular_first(totals)
     assert (curve.at(1 / 6), curve.at(0.5), curve.at(1)) == pytest.approx((0.7, 0.9, 1.0))
     assert "100 uses of this model's experts" in curve.source
-    assert expected_hits(totals, random_weights=True) is RANDOM_WEIGHTS
-    assert expected_hits(np.zeros((2, 3), dtype=np.int64), random_weights=False) != popular_first(totals)
+    assert expected_hits(totals, random_weights=True, experts=16, experts_per_token=2) is RANDOM_WEIGHTS
+    assert expected_hits(
+        np.zeros((2, 3), dtype=np.int64), random_weights=False, experts=16, experts_per_token=2
+    ) != popular_first(totals)
     assert UNIFORM.at(0.37) == pytest.approx(0.37)
 
 
 def test_a_recorded_curve_is_read_with_its_source(tmp_path: Path) -> None:
     path = tmp_path / "hit_curve.json"
-    path.write_text(json.dumps({"source": "traces of nano", "policy": "lfu", "points": [[0.1, 0.4], [0.5, 0.8]]}))
-    curve = recorded_curve(path)
+    small = {"experts": 16, "experts_per_token": 2, "source": "small", "policy": "lfu", "points": [[0.5, 0.1]]}
+    large = {"experts": 256, "experts_per_token": 8, "source": "traces of nano", "policy": "lfu"}
+    path.write_text(json.dumps({"curves": [small, large | {"points": [[0.1, 0.4], [0.5, 0.8]]}]}))
+    assert recorded_curve(32, 4, path).source == "measured: small, lfu"
+    curve = recorded_curve(128, 4, path)
     assert [curve.at(share) for share in (0, 0.05, 0.1, 0.3, 1)] == pytest.approx([0, 0.2, 0.4, 0.6, 1])
     assert curve.source == "measured: traces of nano, lfu"
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from kernels.formats import Format, dequantise
-from runtime.measuring import random_pack
 from runtime.config import EngineConfig, ModelConfig
 from runtime.engine import Engine
 from runtime.errors import CapacityError, CheckpointError, ConfigError
+from runtime.measuring import random_pack
 from runtime.measuring.random_pack import RandomModel, free_for_packs, write_random_pack
 from runtime.pack import Pack
 from runtime.pack_check import check_pack

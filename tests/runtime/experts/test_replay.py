@@ -142,7 +142,7 @@ def test_an_unknown_policy_is_refused() -> None:
 def test_the_curve_that_plan_reads_is_that_of_the_recorded_trace() -> None:
     trace = read_trace(RECORDED_TRACE)
     points = hit_curve(trace, DEFAULT, [0.25, 0.5]).points
-    curve = recorded_curve(RECORDED)
+    curve = recorded_curve(trace.experts, trace.experts_per_token, RECORDED)
     assert DEFAULT in curve.source
     assert [curve.at(p.share) for p in points] == pytest.approx([p.decode.hit_rate for p in points], abs=1e-4)
 
