@@ -1,6 +1,6 @@
 """What a saved routing profile is worth at the start: `python -m bench.warm_start [PACK]`, nano's unless told.
 
-A first process answers all prompts but one and leaves its profile. Then the one that is left is answered by fresh
+A first process answers prompts, and leaves its profile. Then another prompt is answered by fresh
 processes, in turn without the profile and with it, each from an empty cache and with nothing of the pack in the page
 cache: the time to the first token, and the rate of those that follow. Writes bench/results/warm-start-NAME.json.
 """
@@ -30,7 +30,7 @@ NEW = 64
 def run(model: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Learns a profile, then measures with and without it in turn."""
     skew = TRACE if options.routing == "skewed" else None
-    first, *others = messages()
+    first, *others = messages()[: 1 + options.learn]
     slots = None if options.slots is None else Share(options.slots)
     plain = EngineConfig(ram=options.ram, slots=slots, threads=options.threads, max_sequences=1)
     profile = folder / "profile.json"
@@ -43,7 +43,13 @@ def run(model: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any
         copy = shutil.copy(profile, folder / "copy.json")
         runs["with"].append(_start(measured_apart(model, replace(plain, profile=Path(copy)), once, skew)))
         print(json.dumps({name: each[-1] for name, each in runs.items()}), flush=True)
-    asked = {"new": NEW, "prompt": options.prompt, "routing": options.routing, "slots": options.slots}
+    asked = {
+        "new": NEW,
+        "learned": len(others),
+        "prompt": options.prompt,
+        "routing": options.routing,
+        "slots": options.slots,
+    }
     medians = {name: _medians(each) for name, each in runs.items()}
     return surroundings() | {"model": model.name, "asked": asked, "median": medians, "runs": runs}
 
@@ -70,6 +76,7 @@ def main() -> None:
     parser.add_argument("--slots", type=float, help="a share of all experts")
     parser.add_argument("--routing", default="router", choices=("router", "skewed"))
     parser.add_argument("--prompt", type=int)
+    parser.add_argument("--learn", type=int, default=11, help="prompts that the profile is made of")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
