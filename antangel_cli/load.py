@@ -47,7 +47,7 @@ def open_model(
 
         weights = manifest_hash(source.path)
         config = engine_config(settings, device=device, max_sequences=sequences, profile=_profile(source, weights))
-        path = _packed(source, weights, announce) if source.path == EMBEDDED else source.path
+        path = _pack_of(source, weights, announce)
         lock = held.enter_context(runtime.ModelLock.take(path, wait=settings.wait, announce=announce))
         engine = runtime.Engine.load(path, config, progress=advance, announce=announce)
         held.callback(engine.close)
@@ -100,13 +100,16 @@ def _profile(source: Source, weights: str) -> Path:
     return _cache_home() / "profiles" / f"{source.name}-{weights[:16]}.json"
 
 
-def _packed(source: Source, weights: str, announce: Callable[[str], None] | None) -> Path:
-    """The embedded checkpoint, whose hash is `weights`, as a pack in the user's cache, made at the first use.
+def _pack_of(source: Source, weights: str, announce: Callable[[str], None] | None) -> Path:
+    """What is opened of a model: the directory itself, or what was packed of the embedded checkpoint.
 
-    Where the cache cannot be written, the pack lives as long as this process.
+    That one, whose hash is `weights`, is packed into the user's cache at the first use; where the cache cannot be
+    written, the pack lives as long as this process.
     """
     import runtime
 
+    if source.path != EMBEDDED:
+        return source.path
     place = _cache_home() / "packs" / f"{source.name}-{runtime.PACK_VERSION}-{weights[:16]}"
     if runtime.is_pack(place):
         return place
@@ -267,7 +270,7 @@ class RuntimeModel:
         import runtime
 
         path = self._source.path
-        return runtime.is_pack(path) and runtime.Manifest.read(path).source.get("kind") == "random weights"
+        return runtime.is_pack(path) and runtime.Manifest.read(path).is_random
 
     def self_test(self, exchanges: Sequence[Exchange], prose: Sequence[str], most_nats: float | None) -> dict[str, Any]:
         """Weigh the answers and the prose, and answer the first question."""
@@ -289,10 +292,7 @@ class RuntimeModel:
         }
 
     def _render(self, turns: Sequence[Turn]) -> list[int]:
-        import runtime
-
-        messages = [runtime.Message(turn.role, turn.content) for turn in turns]
-        return self._engine.tokenizer.render(messages, add_generation_prompt=True)
+        return self._engine.tokenizer.render(_messages(turns), add_generation_prompt=True)
 
     def _piece(self, event: runtime.TokenEvent) -> Piece:
         names = self._stages[event.sequence_id]
@@ -306,6 +306,12 @@ class RuntimeModel:
             stage_finish=event.stage_finish,
             finish=event.finish,
         )
+
+
+def _messages(turns: Sequence[Turn]) -> list[runtime.Message]:
+    import runtime
+
+    return [runtime.Message(turn.role, turn.content) for turn in turns]
 
 
 def request_stages(task: Task) -> list[tuple[Stage, runtime.Stage]]:
@@ -479,9 +485,9 @@ def benchmark(
 
         weights = manifest_hash(source.path)
         config = engine_config(settings, device=device, max_sequences=asked.batch)
-        path = _packed(source, weights, announce) if source.path == EMBEDDED else source.path
+        path = _pack_of(source, weights, announce)
         held.enter_context(runtime.ModelLock.take(path, wait=settings.wait, announce=announce))
-        prompts = [[runtime.Message(turn.role, turn.content) for turn in turns] for turns in asked.conversations]
+        prompts = [_messages(turns) for turns in asked.conversations]
         workload = runtime.Workload(prompts, asked.prompt, asked.new, asked.batch, asked.warm_rounds)
         measured = runtime.run_benchmark(
             path,

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from runtime.errors import CapacityError
-from runtime.pack_manifest import DENSE, EXPERTS
+from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, Manifest
 from runtime.pack_plan import PackPlan
 from runtime.pack_tasks import Task
 
@@ -69,6 +69,17 @@ def unwritable(path: Path, error: OSError) -> CapacityError:
             f"{path} cannot be written: the disk is full", "Free some space and run again: it resumes."
         )
     return CapacityError(f"{path} cannot be written: {error.strerror}", "Put it right and run again: it resumes.")
+
+
+def finish_pack(directory: Path, manifest: Manifest) -> None:
+    """Writes the manifest, aside and then renamed: with it a directory becomes a pack. Raises CapacityError."""
+    part = directory / f"{MANIFEST}.part"
+    try:
+        write_text(part, manifest.to_json())
+        part.rename(directory / MANIFEST)
+        sync(directory)
+    except OSError as error:
+        raise unwritable(part, error) from error
 
 
 def write_text(path: Path, text: str) -> None:

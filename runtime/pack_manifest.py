@@ -18,6 +18,9 @@ MANIFEST = "manifest.json"
 DENSE = "dense.bin"
 EXPERTS = "experts.bin"
 
+# The kind of source of a pack whose weights were drawn, not trained.
+RANDOM_WEIGHTS = "random weights"
+
 PACK_AGAIN = "Remove the directory, and pack the checkpoint again."
 
 
@@ -45,6 +48,11 @@ class Manifest:
     checksums: Mapping[str, tuple[str, ...]]
     files: Mapping[str, FileEntry]
     errors: Mapping[str, Any]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were drawn, not trained."""
+        return self.source.get("kind") == RANDOM_WEIGHTS
 
     def to_json(self) -> str:
         content = {

@@ -19,7 +19,7 @@ from runtime.errors import PROBLEMS_SHOWN, CapacityError, CheckpointError, Optio
 from runtime.hardware import usable_cores
 from runtime.pack import is_pack
 from runtime.pack_check import FileHashes, Progress, check_pack, file_hash, file_parts, hash_files
-from runtime.pack_files import PackFiles, sync, unwritable, write_text
+from runtime.pack_files import PackFiles, finish_pack, sync, unwritable, write_text
 from runtime.pack_journal import JOURNAL, Done, Journal
 from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, PACK_VERSION, FileEntry, Manifest
 from runtime.pack_plan import PackPlan, make_plan
@@ -263,13 +263,7 @@ def _write_manifest(
         files=small | large,
         errors=_errors(work, journal),
     )
-    part = directory / f"{MANIFEST}.part"
-    try:
-        write_text(part, manifest.to_json())
-        part.rename(directory / MANIFEST)
-        sync(directory)
-    except OSError as error:
-        raise unwritable(part, error) from error
+    finish_pack(directory, manifest)
     return manifest
 
 

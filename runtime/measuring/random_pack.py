@@ -30,12 +30,11 @@ from runtime.measuring.random_weights import (
     scales,
 )
 from runtime.pack_check import FileHashes, Progress, file_hash, file_parts, hash_files
-from runtime.pack_files import sync, unwritable, write_text
+from runtime.pack_files import finish_pack, sync, write_text
 from runtime.pack_journal import JOURNAL, Done, Journal
 from runtime.pack_layout import DenseEntry, ExpertGeometry, place
-from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, PACK_VERSION, FileEntry, Manifest
+from runtime.pack_manifest import DENSE, EXPERTS, MANIFEST, PACK_VERSION, RANDOM_WEIGHTS, FileEntry, Manifest
 
-KIND = "random weights"
 EXPERTS_FORMAT, DENSE_FORMAT = Format.parse("w4a8:64"), Format.parse("w8a8:64")
 BFLOAT16, FLOAT32 = Format.parse("bf16"), Format.parse("fp32")
 CONFIG = "config.json"
@@ -176,7 +175,7 @@ def _is_begun(directory: Path) -> bool:
 
 
 def _identity(model: RandomModel) -> dict[str, Any]:
-    return {"version": PACK_VERSION, "kind": KIND, "seed": SEED, "shape": dict(model.shape), **model.formats}
+    return {"version": PACK_VERSION, "kind": RANDOM_WEIGHTS, "seed": SEED, "shape": dict(model.shape), **model.formats}
 
 
 def _start(directory: Path, journal: Journal) -> None:
@@ -322,7 +321,7 @@ def _write_manifest(directory: Path, model: RandomModel, small: list[str], large
     whole = {name: file.whole for name, file in large.items()}
     whole |= {name: file_hash(directory / name) for name in small}
     manifest = Manifest(
-        source={"kind": KIND, "seed": SEED},
+        source={"kind": RANDOM_WEIGHTS, "seed": SEED},
         requested=model.formats,
         formats=model.formats,
         mtp_layers=model.config.num_nextn_predict_layers,
@@ -332,13 +331,7 @@ def _write_manifest(directory: Path, model: RandomModel, small: list[str], large
         files={name: FileEntry((directory / name).stat().st_size, sha256) for name, sha256 in whole.items()},
         errors={},
     )
-    part = directory / f"{MANIFEST}.part"
-    try:
-        write_text(part, manifest.to_json())
-        part.rename(directory / MANIFEST)
-        sync(directory)
-    except OSError as error:
-        raise unwritable(part, error) from error
+    finish_pack(directory, manifest)
 
 
 def _no_room(needed: int, free: int) -> CapacityError:

@@ -10,7 +10,6 @@ from typing import Any
 
 from runtime.config import EngineConfig
 from runtime.measuring.benchmark import Benchmark
-from runtime.measuring.random_pack import KIND
 from runtime.memory import GROWTH, MemoryPlan, ModelSizes
 from runtime.pack import Pack
 from runtime.prediction.figures import Figure
@@ -45,7 +44,7 @@ def compare_to_plan(
     """
     pack = Pack.open(path)
     sizes = ModelSizes.of_entries(pack.config, pack.manifest.dense, pack.manifest.experts)
-    spread = pack.manifest.source.get("kind") == KIND and not skewed
+    spread = pack.manifest.is_random and not skewed
     lengths = benchmark.cold.prompts + benchmark.warm.prompts
     sequences = len(benchmark.cold.prompts)
     prediction = predict(

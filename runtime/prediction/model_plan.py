@@ -87,7 +87,7 @@ def _described(
         manifest = Manifest.read(directory)
         config = replace(config, num_nextn_predict_layers=manifest.mtp_layers)
         sizes = ModelSizes.of_entries(config, manifest.dense, manifest.experts)
-        return "pack", config, sizes, dict(manifest.formats), manifest.source.get("kind") == "random weights"
+        return "pack", config, sizes, dict(manifest.formats), manifest.is_random
     chosen = parse_format(experts or EXPERTS_FORMAT), parse_format(dense or DENSE_FORMAT)
     _check_shapes(config, *chosen)
     formats = {"experts": str(chosen[0]), "dense": str(chosen[1])}
