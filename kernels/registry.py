@@ -12,7 +12,7 @@ import torch
 from kernels.ops import Ops
 
 # Modules that register implementations when they are imported.
-BACKENDS = ("kernels.reference", "kernels.floating", "kernels.cpu")
+BACKENDS = ("kernels.reference", "kernels.floating", "kernels.cpu", "kernels.gpu")
 
 # Told one line when choosing takes seconds, as a first compilation does.
 Announce = Callable[[str], None]

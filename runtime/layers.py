@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.formats import Matrix
 from kernels.ops import AttentionWeights, ExpertPool, Ops, SwiGLUWeights
-from runtime.experts.pager import ExpertPager
+from runtime.experts.paging import Pager
 from runtime.inventory import expert_layers
 from runtime.moe import MoELayer, Paged, Router
 from runtime.weights import Weights
@@ -45,7 +45,7 @@ class LayerReader:
     """Takes weights by name and puts them on the device; what is mapped into host memory stays where it is."""
 
     def __init__(
-        self, weights: Weights, ops: Ops, device: torch.device, dtype: torch.dtype, pager: ExpertPager | None
+        self, weights: Weights, ops: Ops, device: torch.device, dtype: torch.dtype, pager: Pager | None
     ) -> None:
         self._weights = weights
         self._config = weights.config

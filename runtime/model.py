@@ -23,7 +23,7 @@ from kernels.ops import (
 from kernels.registry import Announce, Choice, choose
 from runtime.config import EngineConfig, ModelConfig
 from runtime.errors import NumericsError
-from runtime.experts.pager import ExpertPager
+from runtime.experts.paging import Pager
 from runtime.hardware import number_type
 from runtime.inventory import EMBEDDING
 from runtime.kv_cache import KVCache
@@ -63,7 +63,7 @@ class DecoderModel:
         engine: EngineConfig,
         progress: Progress | None = None,
         announce: Announce | None = None,
-        pager: ExpertPager | None = None,
+        pager: Pager | None = None,
     ) -> None:
         self.config = weights.config
         self.device = torch.device(engine.device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from kernels.ops import ExpertPool, Ops, SwiGLUWeights, Wave
 from runtime.config import ModelConfig
-from runtime.experts.pager import ExpertPager, Visit
+from runtime.experts.paging import Pager
 
 # Of the experts that a router would choose too early, the part that is read ahead. More is wrong more often, and a disk
 # is idle only while a layer is computed.
@@ -49,7 +50,7 @@ class Router:
 class Paged:
     """That a layer's experts are paged: by whom, and the layer's position among those with experts."""
 
-    pager: ExpertPager
+    pager: Pager
     position: int
 
 
@@ -63,7 +64,7 @@ class MoELayer:
     shared: SwiGLUWeights
     paged: Paged | None = None
 
-    def ask(self, routing: Routing) -> Visit | None:
+    def ask(self, routing: Routing) -> Any:
         """Has the experts of a routing fetched, where some may be missing."""
         return self.paged.pager.ask(self.paged.position, routing.expert_ids) if self.paged else None
 
@@ -74,7 +75,7 @@ class MoELayer:
             surest = routing.weights.topk(max(1, int(GUESSED * routing.weights.shape[-1])))
             self.paged.pager.guess(self.paged.position, routing.expert_ids.gather(-1, surest.indices))
 
-    def run(self, x: Tensor, routing: Routing, residual: Tensor, visit: Visit | None) -> Tensor:
+    def run(self, x: Tensor, routing: Routing, residual: Tensor, visit: Any) -> Tensor:
         """residual [T, M] plus the outputs of x's experts, weighed in ascending id, and of the shared one."""
 
         def compute(wave: Wave | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -16,10 +16,12 @@ from kernels.ops import ExpertPool, Wave
 from runtime.errors import AntangelError
 from runtime.experts.cache import ExpertCache
 from runtime.experts.lookahead import Lookahead
+from runtime.experts.paging import ComputeWave
 from runtime.experts.plan import ExpertPlan, plan_experts
 from runtime.experts.policy import Rhythm, make_policy
 from runtime.experts.store import ExpertStore
 from runtime.experts.transfer import Arrival, Cause, ExpertTransfer
+from runtime.pack_layout import ExpertGeometry
 from runtime.stats import PagingStats
 
 # From so many tokens on nearly every expert of a layer is used, and a step is a pass over the whole model.
@@ -27,8 +29,6 @@ PASSING_ROWS = 64
 
 # Experts of the next layer that are read ahead during a pass: while attention runs no layer asks for any.
 PASS_AHEAD = 48
-
-ComputeWave = Callable[[Wave], Tensor]
 
 
 @dataclass
@@ -90,6 +90,10 @@ class ExpertPager:
         cache = ExpertCache(geometry, slots, make_policy(policy, rhythm))
         layers = len(store.geometry.layers) if pass_layers is None else pass_layers
         return cls(store, cache, readers, Lookahead(lookahead), layers)
+
+    @property
+    def geometry(self) -> ExpertGeometry:
+        return self.store.geometry
 
     def pool(self, layer: int) -> ExpertPool:
         return self.cache.pool(layer)
