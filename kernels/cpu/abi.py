@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 
-OK, NONFINITE, ABSENT = 0, 1, 2
+OK, NONFINITE, ABSENT, DAMAGED, NO_MEMORY = range(5)
 
 
 class CMatrix(ctypes.Structure):
@@ -23,6 +23,51 @@ class CMatrix(ctypes.Structure):
         ("zeros", c_void_p),
         ("has_zeros", c_int32),
         ("padding", c_int32),
+    )
+
+
+class CInPlaceTask(ctypes.Structure):
+    """aa_in_place_task: what the host computes in a layer step of a GPU."""
+
+    _fields_ = (
+        ("words", c_void_p),
+        ("pairs", c_void_p),
+        ("q", c_void_p),
+        ("scales", c_void_p),
+        ("outputs", c_void_p),
+        ("fault", c_void_p),
+        ("frames", c_int64),
+        ("frame_count", c_int64),
+        ("blob_bytes", c_int64),
+        ("most_experts", c_int64),
+        ("most_rows", c_int64),
+        ("per_token", c_int64),
+        ("awake", c_int64),
+        ("gate_up", CMatrix),
+        ("down", CMatrix),
+        ("calls", c_int64),
+        ("experts", c_int64),
+        ("nanoseconds", c_int64),
+    )
+
+
+class CStageTask(ctypes.Structure):
+    """aa_stage_task: what the host copies to where a GPU can read it."""
+
+    _fields_ = (
+        ("count", c_void_p),
+        ("moves", c_void_p),
+        ("ring", c_void_p),
+        ("fault", c_void_p),
+        ("frames", c_int64),
+        ("frame_count", c_int64),
+        ("blob_bytes", c_int64),
+        ("most", c_int64),
+        ("columns", c_int64),
+        ("calls", c_int64),
+        ("blobs", c_int64),
+        ("bytes", c_int64),
+        ("nanoseconds", c_int64),
     )
 
 
@@ -50,6 +95,8 @@ SIGNATURES = {
     "aa_query_key_value": "i:plpfmplllpplpppilp",
     "aa_paged_attention": "i:pllllppilplpfp",
     "aa_head": "i:plmlppppplpppp",
+    "aa_in_place": "v:p",
+    "aa_stage": "v:p",
 }
 
 

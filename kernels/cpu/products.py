@@ -163,15 +163,16 @@ def pool_layouts(pool: ExpertPool) -> tuple[CMatrix, CMatrix]:
 def _c_matrix(matrix: Matrix) -> CMatrix:
     if matrix.device.type != "cpu":
         raise ValueError(f"a weight matrix is on {matrix.device}: these kernels take it in host memory")
-    return _layout(matrix.format, matrix.rows, matrix.columns, matrix.data.data_ptr())
+    return layout(matrix.format, matrix.rows, matrix.columns, matrix.data.data_ptr())
 
 
 def _pool_layouts(pool: ExpertPool) -> tuple[CMatrix, CMatrix]:
-    gate_up = _layout(pool.gate_up, 2 * pool.inner, pool.hidden, 0)
-    return gate_up, _layout(pool.down, pool.hidden, pool.inner, pool.down_offset)
+    gate_up = layout(pool.gate_up, 2 * pool.inner, pool.hidden, 0)
+    return gate_up, layout(pool.down, pool.hidden, pool.inner, pool.down_offset)
 
 
-def _layout(form: Format, rows: int, columns: int, start: int) -> CMatrix:
+def layout(form: Format, rows: int, columns: int, start: int) -> CMatrix:
+    """A matrix whose bytes begin at `start`: an address, or an offset within a blob."""
     planes = form.planes(rows, columns)
     return CMatrix(
         bits=form.bits,

@@ -20,8 +20,37 @@ struct aa_matrix {
   int32_t padding;
 };
 
-// Results of every op.
-enum { AA_OK = 0, AA_NONFINITE = 1, AA_ABSENT = 2 };
+// Results of every op, and the faults of a task: AA_DAMAGED where its tables name what is not there.
+enum { AA_OK = 0, AA_NONFINITE = 1, AA_ABSENT = 2, AA_DAMAGED = 3, AA_NO_MEMORY = 4 };
+
+// Experts that the host computes in a layer step of a GPU, as kernels/gpu/tables.py has them (InPlace); all in memory that
+// the GPU wrote before the call and reads after it.
+struct aa_in_place_task {
+  const int32_t* words;   // experts, rows T; then for each expert its frame, and where its pairs start and stop
+  const int32_t* pairs;   // pair p is row p / per_token of q
+  const int8_t* q;        // [T, M]
+  const float* scales;    // [T, M / G]
+  float* outputs;         // [T per_token, M], by pair; not weighted
+  int32_t* fault;         // set to one of the above, never to AA_OK
+  int64_t frames;         // address of frame 0
+  int64_t frame_count, blob_bytes;
+  int64_t most_experts, most_rows, per_token;
+  int64_t awake;          // nanoseconds for which threads wait for the next call before they sleep
+  aa_matrix gate_up, down;  // layouts within a blob
+  int64_t calls, experts, nanoseconds;  // counted up; the time is that of calls with experts
+};
+
+// Blobs that the host copies from frames into the rows of a ring that the GPU can read, row i for move i.
+struct aa_stage_task {
+  const int32_t* count;  // of moves
+  const int32_t* moves;  // [most, columns], the frame first
+  uint8_t* ring;         // [most, blob_bytes]
+  int32_t* fault;        // as above
+  int64_t frames;        // address of frame 0
+  int64_t frame_count, blob_bytes;
+  int64_t most, columns;
+  int64_t calls, blobs, bytes, nanoseconds;  // counted up
+};
 
 const char* aa_variant();           // the instruction set this library was compiled for
 int aa_probe();                     // 0 when the compiler kept every rounding, else which one it lost
@@ -57,4 +86,8 @@ int aa_paged_attention(const float* q, int64_t T, int64_t H, int64_t G, int64_t 
 int aa_head(const float* x, int64_t R, const aa_matrix* matrix, int64_t size, const int64_t* allowed, const int64_t* seen,
             const int64_t* seen_count, const float* penalty, const float* temperature, int64_t count, float* all_scores,
             int64_t* ids, float* scores, double* totals);
+
+// For cuLaunchHostFunc, with the address of a task.
+void aa_in_place(void* task);
+void aa_stage(void* task);
 }

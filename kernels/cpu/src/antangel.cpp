@@ -6,6 +6,7 @@
 #include "attention.h"
 #include "feed_forward.h"
 #include "head.h"
+#include "in_place.h"
 #include "norm.h"
 #include "route.h"
 

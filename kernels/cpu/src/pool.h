@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -54,7 +55,10 @@ struct Job {
 // The workers beside the calling thread. They are detached and own it together, so that neither exit nor fork waits.
 class Crew : public std::enable_shared_from_this<Crew> {
  public:
-  explicit Crew(int workers) : spin_(workers < cores_allowed() ? SPIN : std::chrono::microseconds(0)) {}
+  explicit Crew(int workers) : may_spin_(workers < cores_allowed()) {}
+
+  // How long workers wait before they sleep; those that share a core with another don't.
+  void spin(std::chrono::nanoseconds time) { spin_.store(may_spin_ ? time.count() : 0, std::memory_order_relaxed); }
 
   // As many as the system grants: the calling thread alone would do.
   void start(int workers) {
@@ -83,7 +87,6 @@ class Crew : public std::enable_shared_from_this<Crew> {
   // The door: number of the job, whether it takes workers, and how many are inside.
   static constexpr uint64_t INSIDE = 0xffff, OPEN = 0x10000;
   static constexpr int NUMBER_AT = 17;
-  static constexpr std::chrono::microseconds SPIN{100};
 
   void live(int thread) {
     ExactMode mode;
@@ -105,7 +108,7 @@ class Crew : public std::enable_shared_from_this<Crew> {
 
   // False when dismissed.
   bool wait_for_work(uint64_t last) {
-    auto until = std::chrono::steady_clock::now() + spin_;
+    auto until = std::chrono::steady_clock::now() + std::chrono::nanoseconds(spin_.load(std::memory_order_relaxed));
     while (!has_news(last) && std::chrono::steady_clock::now() < until) {
       for (int i = 0; i < 32 && !has_news(last); i++) pause();
     }
@@ -126,7 +129,8 @@ class Crew : public std::enable_shared_from_this<Crew> {
     news_.notify_all();
   }
 
-  std::chrono::microseconds spin_;
+  const bool may_spin_;
+  std::atomic<int64_t> spin_{0};
   Job* job_ = nullptr;
   alignas(64) std::atomic<uint64_t> door_{0};
   alignas(64) std::atomic<int> sleepers_{0};
@@ -153,12 +157,17 @@ class Pool {
 
   void run(Job& job) {
     if (threads_ == 1 || job.units < 2) return job.take_part(0);
-    if (!crew_) {
-      crew_ = std::make_shared<Crew>(threads_ - 1);
-      crew_->start(threads_ - 1);
-    }
+    bool is_new = !crew_;
+    if (is_new) crew_ = std::make_shared<Crew>(threads_ - 1);
+    crew_->spin(awake_);
+    if (is_new) crew_->start(threads_ - 1);
     crew_->run(job);
   }
+
+  // How long workers wait for the next job before they sleep.
+  static constexpr std::chrono::nanoseconds USUALLY{100'000};
+
+  void stay_awake(std::chrono::nanoseconds time) { awake_ = std::max(USUALLY, time); }
 
   std::mutex& mutex() { return mutex_; }
 
@@ -172,6 +181,7 @@ class Pool {
   }
 
   int threads_ = default_threads();
+  std::chrono::nanoseconds awake_ = USUALLY;
   std::shared_ptr<Crew> crew_;
   std::mutex mutex_;
 };
@@ -188,7 +198,7 @@ inline int threads() { return Pool::get().threads(); }
 // What every op holds while it runs: the pool and its scratch for itself, and the arithmetic that is defined.
 class Call {
  public:
-  Call() : lock_(Pool::get().mutex()) {}
+  explicit Call(std::chrono::nanoseconds awake = Pool::USUALLY) : lock_(Pool::get().mutex()) { Pool::get().stay_awake(awake); }
 
  private:
   std::lock_guard<std::mutex> lock_;
