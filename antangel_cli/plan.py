@@ -25,6 +25,8 @@ FITS = {
     "no": "it needs at least what follows",
 }
 
+EXCLUSIVE = "every expert is in memory once, in the GPU's or in the host's, which has no room for copies"
+
 GPU_NOTE = (
     "This version computes on the processor: figures for a GPU are what its tiers are designed to reach, not measured."
 )
@@ -137,13 +139,18 @@ def _page(terminal: Terminal, record: dict[str, Any]) -> list[str]:
     prediction, machine = record["prediction"], record["machine"]
     page = [
         f"{record['model']}: {_planned_as(record)}",
-        f"fits: {prediction['fits']} ({FITS[prediction['fits']]})",
+        f"fits: {prediction['fits']} ({_where(prediction)})",
         terminal.rows("Memory", _memory(prediction)),
     ]
     if prediction["tokens_per_s"]:
         page.append(terminal.rows("Speed, expected", _speed(record)))
     page.append(terminal.rows("Machine", _machine(machine)))
     return page + ([GPU_NOTE] if machine["vram"] else [])
+
+
+def _where(prediction: dict[str, Any]) -> str:
+    fits = prediction["fits"]
+    return EXCLUSIVE if fits == "ram" and prediction["exclusive"] else FITS[fits]
 
 
 def _planned_as(record: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from kernels import cpu
+from kernels.gpu import runs_on_gpu
 
 # Where a container's memory limit and use are kept: version 2 of cgroups, then version 1.
 CGROUPS = (
@@ -70,11 +71,19 @@ def _told_threads() -> int | None:
     return int(told) if told.isdecimal() and int(told) > 0 else None
 
 
+def best_device() -> str:
+    """The first GPU that our kernels run on, else the CPU."""
+    if torch.cuda.is_available() and runs_on_gpu(torch.device("cuda:0"), torch.float32, None) is None:
+        return "cuda:0"
+    return "cpu"
+
+
 def number_type(name: str, device: torch.device | str) -> torch.dtype:
-    """The residual stream's dtype for EngineConfig.dtype; auto is float32 on a CPU, whose kernels compute in it."""
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    automatic = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    return named.get(name, automatic)
+    """The residual stream's dtype for EngineConfig.dtype.
+
+    auto is float32 on every device: kernels compute in it, and a GPU then gives the bits that a CPU gives.
+    """
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
 def _available_memory() -> int:

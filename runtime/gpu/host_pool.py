@@ -45,8 +45,8 @@ class Pinner(Protocol):
 class HostPool:
     """Experts in frames of one size, in one region of host memory; there is never a second copy of it.
 
-    With as many frames as experts, expert b has frame b. With fewer each expert is in a slot or in a frame, once. Close
-    it when nothing reads its memory any more.
+    With as many frames as experts, expert b has frame b. With fewer each expert is in a slot or in a frame, once; where
+    all have slots there may be no frame. Close it when nothing reads its memory any more.
     """
 
     def __init__(self, frames: int, blob_bytes: int, location: NDArray[np.int32]) -> None:
@@ -54,8 +54,10 @@ class HostPool:
         self.frames = frames
         self.blob_bytes = blob_bytes
         self.location = torch.from_numpy(location)  # int32 [B]: slot s as s, frame f as -1 - f
-        self._region: mmap.mmap | None = _region(frames * blob_bytes)
-        self._memory: Tensor | None = torch.frombuffer(self._region, dtype=torch.uint8).view(frames, blob_bytes)
+        self._region = _region(frames * blob_bytes) if frames else None
+        self._memory: Tensor | None = torch.empty(0, blob_bytes, dtype=torch.uint8)
+        if self._region is not None:
+            self._memory = torch.frombuffer(self._region, dtype=torch.uint8).view(frames, blob_bytes)
         self.base = self._memory.data_ptr()
         self.device_base = 0  # the address of frame 0 as a GPU sees it, 0 where it does not
         self._pinner: Pinner | None = None
@@ -200,7 +202,7 @@ def initial_locations(
 
     Each has its own frame where there are as many; else the most used by `totals`, or the first, fill the slots.
     """
-    if frames < 1 or frames + slots < experts:
+    if frames + slots < experts:
         raise ValueError(f"{frames} frames and {slots} slots do not hold {experts} experts")
     in_slots = min(slots, experts) if frames < experts else 0
     order = np.arange(experts) if totals is None else np.argsort(-totals, kind="stable")
@@ -231,7 +233,8 @@ class _Reading:
         aside = self._aside.get()
         try:
             self._read(blob, aside)
-            with self._placing:
+            # As where slots come from: what is made in that mode is written in it.
+            with self._placing, torch.inference_mode():
                 assert self._place is not None
                 self._place(location, blob, aside)
         finally:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runtime.config import EngineConfig, ModelConfig
+from runtime.gpu.vram import GpuPlan, kv_width
 from runtime.memory import ModelSizes
 from runtime.prediction.cpu_times import DECODE_SHARE, RIGHT
 from runtime.prediction.figures import Figure, longest
-from runtime.prediction.gpu_memory import KV_WIDTH, GpuPlan
 from runtime.prediction.hit_curves import HitCurve
 from runtime.prediction.planned_machine import PlannedMachine
 from runtime.prediction.work import Work, chunks, step_work
@@ -50,13 +50,10 @@ class GpuTimes:
     def decode(self) -> Figure:
         """Tokens a second in the best way to treat a missing expert."""
         way, best = max(self.modes().items(), key=lambda mode: mode[1])
-        disk = self._disk_seconds
-        over = {"VRAM": self._all_hit, "disk": disk, _limits(way): self._step.tokens / best - self._all_hit - disk}
+        over = {"VRAM": self._all_hit, _limits(way): self._step.tokens / best - self._all_hit}
         sources = [self._card.how if self.machine.all_hit_s is None else "a token's time in VRAM was told"]
         if self.plan.resident_share < 1:
             sources.append(f"{way}, PCIe ({self.machine.pcie.origin}), memory ({self.machine.dram.origin})")
-        if disk:
-            sources.append(f"disk ({self.machine.disk.origin})")
         return Figure(best, longest(over), "; ".join(sources))
 
     def modes(self) -> dict[str, float]:
@@ -77,19 +74,19 @@ class GpuTimes:
         }
         if self.engine.lookahead != "off":
             seconds["both + look-ahead"] = trips + ahead / both
-        return {way: step.tokens / (all_hit + self._disk_seconds + more) for way, more in seconds.items()}
+        return {way: step.tokens / (all_hit + more) for way, more in seconds.items()}
 
     def first_token(self, *, cold: bool) -> Figure:
         """Seconds from a prompt to its first token: layers stream in while those before are computed.
 
-        `cold`: no expert is in VRAM yet, unless all go there before any prompt.
+        `cold`: no expert is in VRAM yet, unless all go there before any prompt, or those that RAM has no room for.
         """
-        spent = {"GPU": 0.0, "PCIe": 0.0, "disk": 0.0}
+        spent = {"GPU": 0.0, "PCIe": 0.0}
+        is_empty = cold and self.plan.resident_share < 1 and not self.plan.exclusive
         total = 0.0
         for start, stop in chunks(self.prompt, self.plan.batch_tokens):
             work = step_work(self.sizes, self.config, stop - start, rows=int(stop == self.prompt), cached=stop // 2)
-            share = self.plan.resident_share
-            chunk = self._chunk(work, 1.0 if cold and start == 0 and share < 1 else 1 - share)
+            chunk = self._chunk(work, 1.0 if is_empty and start == 0 else 1 - self.plan.resident_share)
             total += max(chunk.values())
             spent = {resource: spent[resource] + seconds for resource, seconds in chunk.items()}
         return Figure(total, longest(spent), f"{self._card.how}; PCIe ({self.machine.pcie.origin})")
@@ -102,7 +99,6 @@ class GpuTimes:
                 work.weight_bytes / self._card.bytes_per_s,
             ),
             "PCIe": work.uses * missing * self.plan.slot_bytes / self.machine.pcie.bytes_per_s,
-            "disk": self._from_disk(work, 1 - max(self.plan.host_share, self.plan.resident_share)),
         }
 
     @cached_property
@@ -111,14 +107,10 @@ class GpuTimes:
         return step_work(self.sizes, self.config, rows, rows=rows, cached=rows * self.prompt)
 
     @property
-    def _disk_seconds(self) -> float:
-        return self._from_disk(self._step, 1 - self.hits.at(max(self.plan.host_share, self.plan.resident_share)))
-
-    @property
     def _all_hit(self) -> float:
         if self.machine.all_hit_s is not None:
             return self.machine.all_hit_s
-        return (self._step.weight_bytes + KV_WIDTH * self._step.kv_bytes) / self._card.bytes_per_s
+        return (self._step.weight_bytes + kv_width(self.engine) * self._step.kv_bytes) / self._card.bytes_per_s
 
     @property
     def _card(self) -> Card:
@@ -128,9 +120,6 @@ class GpuTimes:
     def _cores(self) -> float:
         told = self.machine.cpu
         return told.bytes_per_s if told else DECODE_SHARE * self.machine.dram.bytes_per_s
-
-    def _from_disk(self, work: Work, missing: float) -> float:
-        return work.uses * missing * self.plan.slot_bytes / self.machine.disk.bytes_per_s
 
 
 def _limits(way: str) -> str:

@@ -12,6 +12,7 @@ from kernels.formats import Format, FormatError
 from runtime.checkpoint import expected_tensors
 from runtime.config import EngineConfig, ModelConfig
 from runtime.experts.profile import load_profile
+from runtime.gpu.vram import available_vram
 from runtime.inventory import dense_matrices
 from runtime.memory import IDLE_PROCESS, ModelSizes
 from runtime.pack import is_pack
@@ -120,7 +121,5 @@ def _machine(engine: EngineConfig, told: ToldMachine, disk: Rate) -> PlannedMach
 
 
 def _vram(device: str) -> int:
-    """Bytes of the device's memory, 0 for a CPU."""
-    if torch.device(device).type != "cuda":
-        return 0
-    return int(torch.cuda.mem_get_info(device)[1])
+    """Bytes that may be had of the device's memory, 0 for a CPU."""
+    return available_vram(device) if torch.device(device).type == "cuda" else 0

@@ -7,10 +7,10 @@ from typing import Literal
 
 from runtime.config import EngineConfig, ModelConfig
 from runtime.errors import CapacityError
+from runtime.gpu.vram import GpuPlan, divide, shortage
 from runtime.memory import MAPPED_BATCH, MemoryPlan, ModelSizes, plan_memory
 from runtime.prediction.cpu_times import CpuTimes
 from runtime.prediction.figures import Figure
-from runtime.prediction.gpu_memory import GpuPlan, plan_gpu
 from runtime.prediction.gpu_times import GpuTimes
 from runtime.prediction.hit_curves import UNIFORM, HitCurve
 from runtime.prediction.planned_machine import PlannedMachine
@@ -37,7 +37,8 @@ class Tier:
 class Prediction:
     """The answer: where it fits, what takes how much, and how fast it will be. Without room there are no speeds.
 
-    `fits` names the slowest memory that decoding needs experts from. `problem` is empty, or says what is in the way,
+    `fits` names the slowest memory that decoding needs experts from; `exclusive`: it is the host's, and what is in the
+    GPU's is not kept there a second time. `problem` is empty, or says what is in the way,
     with its remedy and the bytes that are missing; where it fits nowhere, `tiers` are what is needed at least. Speeds
     are those of a cache that has filled, but for `cold_first_token_s`. `modes` are tokens a second by what becomes of a
     missing expert.
@@ -58,6 +59,7 @@ class Prediction:
     first_token_s: Figure | None = None
     cold_first_token_s: Figure | None = None
     modes: tuple[tuple[str, float], ...] = ()
+    exclusive: bool = False
 
     @property
     def is_possible(self) -> bool:
@@ -173,29 +175,36 @@ def _with_gpu(
     hits: HitCurve,
     prompt: int,
 ) -> Prediction:
-    try:
-        plan = plan_gpu(sizes, config, engine, machine)
-    except CapacityError as error:
-        return _no_gpu(sizes, error, machine)
+    plan = divide(sizes, config, engine, vram=machine.vram, ram=machine.ram, process=machine.process)
+    lacking = shortage(plan)
+    if lacking is not None:
+        outline = _gpu_outline(plan, "no")
+        return replace(outline, problem=lacking.message, remedy=lacking.remedy, shortfall=lacking.shortfall)
     share = plan.resident_share
     times = GpuTimes(sizes, config, engine, machine, plan, hits, prompt)
-    refused = plan.ram_short > 0 and not engine.disk
-    return Prediction(
-        fits="vram" if share == 1 else "disk" if plan.ram_short else "ram",
-        problem=f"RAM lacks {plan.ram_short:,} bytes to hold all experts" if refused else "",
-        remedy="Allow more with --ram, or let experts be read from disk: leave --no-disk out." if refused else "",
-        shortfall=plan.ram_short if refused else 0,
-        budgets={"VRAM": plan.vram_budget, "RAM": plan.ram_budget},
-        tiers=_gpu_tiers(plan),
-        slots=plan.slots,
-        experts=plan.experts,
-        resident_share=share,
-        batch_tokens=plan.batch_tokens,
+    return replace(
+        _gpu_outline(plan, "vram" if share == 1 else "ram"),
         hit_rate=_hit_rate(hits, share),
         tokens_per_s=times.decode(),
         first_token_s=times.first_token(cold=False),
         cold_first_token_s=times.first_token(cold=True),
         modes=tuple(times.modes().items()),
+    )
+
+
+def _gpu_outline(plan: GpuPlan, fits: Fits) -> Prediction:
+    return Prediction(
+        fits=fits,
+        problem="",
+        remedy="",
+        shortfall=0,
+        budgets={"VRAM": plan.vram_budget, "RAM": plan.ram_budget},
+        tiers=_gpu_tiers(plan),
+        slots=plan.slots,
+        experts=plan.experts,
+        resident_share=plan.resident_share,
+        batch_tokens=plan.batch_tokens,
+        exclusive=plan.exclusive,
     )
 
 
@@ -205,32 +214,11 @@ def _gpu_tiers(plan: GpuPlan) -> tuple[Tier, ...]:
         Tier("VRAM", "dense weights", plan.dense),
         Tier("VRAM", "keys and values", plan.kv),
         Tier("VRAM", "workspace", plan.workspace),
+        Tier("VRAM", f"buffers of {plan.streamed:,} experts", plan.buffers),
         _experts("VRAM", plan.slots, plan.slot_bytes),
         Tier("RAM", "process", plan.process),
         Tier("RAM", "embedding", plan.embedding),
+        Tier("RAM", "staging", plan.staging),
+        _experts("RAM", plan.frames, plan.slot_bytes),
     ]
-    if plan.slots < plan.experts:
-        tiers.append(_experts("RAM", plan.host_slots, plan.slot_bytes))
-        if plan.host_slots < plan.experts:
-            tiers.append(_experts("disk", plan.experts - plan.host_slots, plan.slot_bytes))
-    return tuple(tiers)
-
-
-def _no_gpu(sizes: ModelSizes, error: CapacityError, machine: PlannedMachine) -> Prediction:
-    return Prediction(
-        fits="no",
-        problem=error.message,
-        remedy=error.remedy,
-        shortfall=error.shortfall,
-        budgets={"VRAM": machine.vram, "RAM": machine.ram},
-        tiers=(
-            Tier("VRAM", "dense weights", sizes.dense),
-            _experts("VRAM", 1, sizes.experts.blob_bytes),
-            Tier("RAM", "embedding", sizes.embedding),
-            _experts("RAM", sizes.experts.blobs, sizes.experts.blob_bytes),
-        ),
-        slots=0,
-        experts=sizes.experts.blobs,
-        resident_share=0.0,
-        batch_tokens=0,
-    )
+    return tuple(tier for tier in tiers if tier.bytes)

@@ -77,6 +77,25 @@ def test_a_machine_with_a_gpu_is_told_in_both_kinds_of_units(flash: Path) -> Non
     assert "designed to reach, not measured" in page.stdout
 
 
+def test_experts_that_are_kept_once_are_said_so(flash: Path) -> None:
+    once, twice = ("--gpu", "24GB", "--ram", "48GB", *TOLD), ("--gpu", "24GB", "--ram", "64GB", *TOLD)
+    assert record(flash, *once)["prediction"]["exclusive"] is True
+    assert record(flash, *twice)["prediction"]["exclusive"] is False
+    assert "fits: ram (every expert is in memory once" in plan(flash, *once).stdout
+    assert "fits: ram (every expert is in memory)" in plan(flash, *twice).stdout
+
+
+def test_a_gpu_over_too_little_ram_is_exit_4_and_the_way_out_works(flash: Path) -> None:
+    result = plan(flash, "--gpu", "24GB", "--ram", "32GB", *TOLD)
+    assert result.exit_code == 4
+    for words in ("does not fit, by", "under a GPU experts are not read from disk", "--gpu none"):
+        assert words in result.stderr
+    found = record(flash, "--gpu", "24GB", "--ram", "32GB", *TOLD, code=4)
+    assert found["error"]["code"] == "does_not_fit"
+    assert found["prediction"]["shortfall"] > 0
+    assert record(flash, "--gpu", "none", "--ram", "32GB", *TOLD)["prediction"]["fits"] == "disk"
+
+
 def test_ram_bounds_the_process_here_and_is_all_there_is_on_a_machine_that_is_told(
     flash: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

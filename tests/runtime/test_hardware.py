@@ -34,9 +34,9 @@ def test_cores_are_those_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.usable_cores() == 3
 
 
-def test_auto_is_float32_on_a_cpu() -> None:
+def test_auto_is_float32_so_that_a_gpu_gives_the_bits_of_a_cpu() -> None:
     assert hardware.number_type("auto", "cpu") == torch.float32
-    assert hardware.number_type("auto", "cuda") == torch.bfloat16
+    assert hardware.number_type("auto", "cuda") == torch.float32
     assert hardware.number_type("float32", "cuda") == torch.float32
     assert hardware.number_type("bfloat16", "cpu") == torch.bfloat16
 

@@ -15,6 +15,7 @@ from runtime.checkpoint import expected_tensors
 from runtime.config import EngineConfig, ModelConfig, Share
 from runtime.memory import ModelSizes
 from runtime.packing import FormatChoiceError, write_pack
+from runtime.prediction import model_plan
 from runtime.prediction.cpu_times import DECODE_SHARE, PAGED_SHARE, STEP_SECONDS
 from runtime.prediction.hit_curves import (
     RANDOM_WEIGHTS,
@@ -227,25 +228,58 @@ def test_without_the_disk_what_does_not_fit_is_refused_and_still_described() -> 
 
 @pytest.mark.parametrize(
     ("vram", "ram", "fits"),
-    [(80 * GB, 32 * GB, "vram"), (24 * GB, 64 * GB, "ram"), (24 * GB, 32 * GB, "disk"), (3 * GB, 64 * GB, "no")],
+    [(80 * GB, 32 * GB, "vram"), (24 * GB, 64 * GB, "ram"), (24 * GB, 48 * GB, "ram"), (48 * GB, 24 * GB, "ram")],
 )
 def test_with_a_gpu_the_slowest_tier_is_named(vram: int, ram: int, fits: str) -> None:
     prediction = flash(machine=replace(CARD, vram=vram, ram=ram, all_hit_s=None))
-    assert prediction.fits == fits
-    if fits == "no":
-        assert "VRAM" in prediction.problem
-        assert prediction.shortfall > 0
-        return
+    assert (prediction.fits, prediction.is_possible, prediction.shortfall) == (fits, True, 0)
     assert memory(prediction, "VRAM") <= prediction.budgets["VRAM"] < vram
     assert memory(prediction, "RAM") <= prediction.budgets["RAM"] < ram
-    assert (memory(prediction, "disk") > 0) == (fits == "disk")
+    assert memory(prediction, "disk") == 0
     assert (prediction.slots == prediction.experts) == (fits == "vram")
+    assert prediction.exclusive == (fits == "ram" and ram < 64 * GB)
 
 
-def test_a_gpu_whose_pool_is_not_in_ram_is_refused_without_the_disk() -> None:
-    prediction = flash(replace(ONE, disk=False), replace(CARD, ram=32 * GB))
-    assert (prediction.fits, prediction.is_possible) == ("disk", False)
-    assert prediction.shortfall == memory(prediction, "disk") + memory(prediction, "RAM") - prediction.budgets["RAM"]
+@pytest.mark.parametrize("disk", [True, False])
+@pytest.mark.parametrize(("vram", "ram", "short"), [(3 * GB, 64 * GB, "VRAM"), (24 * GB, 32 * GB, "RAM")])
+def test_a_gpu_without_room_says_how_much_is_missing_and_what_is_needed(
+    vram: int, ram: int, short: str, disk: bool
+) -> None:
+    """Under a GPU no expert comes from disk, whether it may or not."""
+    prediction = flash(replace(ONE, disk=disk), replace(CARD, vram=vram, ram=ram))
+    assert (prediction.fits, prediction.is_possible, prediction.tokens_per_s) == ("no", False, None)
+    assert prediction.shortfall == memory(prediction, short) - prediction.budgets[short] > 0
+    assert f"bytes of {short} are needed" in prediction.problem
+    assert "--gpu none" in prediction.remedy
+
+
+def test_what_is_kept_once_is_in_vram_from_the_start() -> None:
+    """Where each expert has a copy in RAM no slot is filled before the first prompt."""
+    twice, once = (flash(machine=replace(CARD, ram=ram, all_hit_s=None)) for ram in (64 * GB, 48 * GB))
+    assert (twice.exclusive, once.exclusive) == (False, True)
+    figures = [p.first_token_s for p in (twice, once)] + [p.cold_first_token_s for p in (twice, once)]
+    warm_twice, warm_once, cold_twice, cold_once = [figure.value for figure in figures if figure is not None]
+    assert cold_twice > warm_twice == warm_once == cold_once
+    assert flash(machine=replace(CARD, ram=64 * GB)).slots == once.slots
+
+
+def test_the_memory_of_this_machines_gpu_is_what_may_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(FLASH.read_text(encoding="utf-8"))
+    monkeypatch.setattr(model_plan, "available_vram", lambda device: 23 * GB)
+    told = replace(TOLD, vram=None, ram=64 * GB)
+    assert plan_model(tmp_path, replace(ONE, device="cuda:0"), told).machine.vram == 23 * GB
+    assert plan_model(tmp_path, ONE, told).machine.vram == 0
+
+
+def test_keys_and_values_are_as_wide_on_a_gpu_as_on_a_cpu_unless_told() -> None:
+    engine, card = replace(ONE, context=8192), replace(CARD, all_hit_s=None, vram=80 * GB)
+    wide, narrow = flash(engine, card, prompt=8000), flash(replace(engine, dtype="bfloat16"), card, prompt=8000)
+    [kv] = [tier.bytes for tier in wide.tiers if tier.part == "keys and values"]
+    assert kv == 8192 * 131_072
+    assert wide.tokens_per_s is not None
+    assert narrow.tokens_per_s is not None
+    saved = 1 / wide.tokens_per_s.value - 1 / narrow.tokens_per_s.value
+    assert saved == pytest.approx(8000 * 131_072 / 2 / 1186e9, rel=0.01)
 
 
 def test_more_sequences_share_what_is_read() -> None:

@@ -129,7 +129,7 @@ def test_with_fewer_frames_the_most_used_go_to_slots(store: ExpertStore, totals:
 
 @given(
     experts=st.integers(1, 40),
-    frames=st.integers(1, 40),
+    frames=st.integers(0, 40),
     slots=st.integers(0, 40),
     totals=st.none() | st.lists(st.integers(0, 3), min_size=40, max_size=40),
 )
@@ -146,6 +146,25 @@ def test_each_expert_is_in_one_place(experts: int, frames: int, slots: int, tota
     assert len(in_slots) == (0 if frames >= experts else min(slots, experts))
     if used is not None and in_slots:
         assert min(used[in_slots]) >= max((used[b] for b in range(experts) if location[b] < 0), default=0)
+
+
+def test_with_a_slot_for_every_expert_there_is_no_frame(store: ExpertStore) -> None:
+    driver, said = Driver(), list[str]()
+    with torch.inference_mode():
+        slots = torch.zeros(BLOBS, BLOB, dtype=torch.uint8)
+    pool = HostPool.load(
+        store, 0, BLOBS, place=lambda slot, _, blob: copy(slots, slot, blob), pinner=driver, announce=said.append
+    )
+    for blob in range(BLOBS):
+        assert_holds(slots, blob, blob)
+    assert pool.memory.shape == (0, BLOB)
+    assert pool.owner(BLOBS).tolist() == pool.location.tolist() == list(range(BLOBS))
+    assert (pool.pinned, driver.registered, said) == (False, [], [])
+    pool.close()
+
+
+def copy(slots: Tensor, slot: int, blob: Tensor) -> None:
+    slots[slot].copy_(blob)
 
 
 def test_what_holds_no_expert_is_refused(store: ExpertStore) -> None:
