@@ -116,6 +116,12 @@ PAGING = Group(
     (
         _flag(str, "--policy", help="What leaves a full cache of experts.", metavar="NAME"),
         _flag(Lookahead, "--lookahead", help="Read the next layer's experts ahead.", metavar="auto|on|off"),
+        _flag(
+            str,
+            "--cpu-share",
+            help="Of the experts that a GPU is missing, the part that the CPU computes.",
+            metavar="auto|0..1",
+        ),
     ),
 )
 CASES = Group(

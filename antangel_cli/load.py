@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Exchange = tuple[Sequence[Turn], str]
 """A conversation that ends with a question, and the answer to it."""
 
-_DEVICES = {"auto": "cpu", "cuda": "cuda:0"}
 
 
 def open_model(
@@ -41,7 +40,7 @@ def open_model(
     `announce` is told what takes seconds at the first use. Raises ModelError, PolicyError, or BusyError.
     """
     source = find_model(settings)
-    device = _DEVICES.get(settings.device, settings.device)
+    device = _device(settings)
     with _problems(source), _device_problems(device), contextlib.ExitStack() as held:
         import runtime
 
@@ -54,6 +53,15 @@ def open_model(
         trace = _trace(settings, engine, announce)
         held.pop_all()
     return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device), lock, trace)
+
+
+def _device(settings: Settings) -> str:
+    """The device that the settings mean: on their own, a GPU that our kernels run on, else the CPU."""
+    if settings.device == "auto":
+        import runtime
+
+        return runtime.best_device()
+    return "cuda:0" if settings.device == "cuda" else settings.device
 
 
 def _trace(
@@ -85,6 +93,7 @@ def engine_config(settings: Settings, **options: Any) -> runtime.EngineConfig:
         disk=not settings.no_disk,
         policy=settings.policy,
         lookahead=settings.lookahead,
+        cpu_share=settings.cpu_share,
         **options,
     )
 
@@ -479,7 +488,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure the model that answers, with nothing of it in memory at first, and predict the same."""
     source = find_model(settings)
-    device = _DEVICES.get(settings.device, settings.device)
+    device = _device(settings)
     with _problems(source), _device_problems(device), contextlib.ExitStack() as held:
         import runtime
 
@@ -539,7 +548,7 @@ def plan_model(
     machine = runtime.ToldMachine(told.ram, told.vram, told.cores, **rates)
     if told.ram is not None:
         settings = dataclasses.replace(settings, ram=None)
-    device = _DEVICES.get(settings.device, settings.device)
+    device = _device(settings)
     try:
         with _pack_problems(), _device_problems(device):
             profile = _profile_of(path)

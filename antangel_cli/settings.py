@@ -41,6 +41,7 @@ class Settings:
     no_disk: bool = False
     policy: str | None = None
     lookahead: str = "auto"
+    cpu_share: float | None = None
     wait: bool = False
     trace: str | None = None
     max_dx: int = 5
@@ -252,6 +253,10 @@ def _slots(raw: Any) -> Amount:
     return share if share is not None else int(_whole(1)(raw))
 
 
+def _cpu_share(raw: Any) -> float | None:
+    return None if raw == "auto" else _number(0, 1)(raw)
+
+
 def _concurrency(raw: Any) -> int | None:
     return None if raw == "auto" else int(_whole(1, 256)(raw))
 
@@ -274,6 +279,7 @@ KEYS: dict[str, Parse] = {
     "no_disk": _switch,
     "policy": _text,
     "lookahead": _choice("auto", "on", "off"),
+    "cpu_share": _cpu_share,
     "wait": _switch,
     "trace": _text,
     "max_dx": _whole(3, 10),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.examination.self_test import Passage, Verdict, run_self_test
     from runtime.experts.replay import replay
     from runtime.experts.trace import TraceError, TraceWriter, read_trace
+    from runtime.hardware import best_device
     from runtime.lock import ModelLock
     from runtime.measuring.benchmark import Benchmark, BenchmarkError, Listening, Workload, run_benchmark, surroundings
     from runtime.measuring.random_pack import random_pack_place, true_shape, write_random_pack
@@ -58,6 +59,7 @@ _HOME = {
     "write_random_pack": "measuring.random_pack",
     "EngineConfig": "config",
     "Share": "config",
+    "best_device": "hardware",
     "ModelConfig": "config",
     "Engine": "engine",
     "examine": "examination.doctor",
@@ -148,6 +150,7 @@ __all__ = [
     "TraceWriter",
     "Verdict",
     "Workload",
+    "best_device",
     "check_pack",
     "compare_to_plan",
     "disk_rate",

@@ -209,8 +209,9 @@ class EngineConfig:
     bytes or as a share of what is usable; `kv` is for the cache of keys and values; `slots` is how many experts may be
     in memory at once, or which share of all. Without `disk` a model whose experts do not all fit is refused. `policy`
     names what leaves a full cache, `lookahead` whether reads are guessed ahead ("auto": while it pays), `readers` how
-    many are in flight, and `profile` the file in which routing totals are kept from run to run. `kernels` are words
-    that the name of every op's implementation must have, none for the best.
+    many are in flight, and `profile` the file in which routing totals are kept from run to run. With a GPU, `cpu_share`
+    is the part of the missing experts that the host computes, from 0 to 1, and without `graphs` steps are launched kernel
+    by kernel. `kernels` are words that the name of every op's implementation must have, none for the best.
     """
 
     device: str = "cpu"
@@ -231,6 +232,8 @@ class EngineConfig:
     lookahead: str = "auto"
     readers: int = 4
     profile: Path | None = None
+    cpu_share: float | None = None
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         _require(
@@ -245,6 +248,9 @@ class EngineConfig:
             _require(
                 value is None or isinstance(value, Share) or value > 0, f"{name} is {value}", "Use a number above 0."
             )
+        _require(
+            self.cpu_share is None or 0 <= self.cpu_share <= 1, f"cpu_share is {self.cpu_share}", "Use 0 to 1."
+        )
         _require(self.block_size % LANES == 0, f"block_size is {self.block_size}", f"Use a multiple of {LANES}.")
 
 

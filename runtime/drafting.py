@@ -38,11 +38,10 @@ class DraftCheck:
 
     @torch.inference_mode()
     def _drafts(self, batch: Batch, hidden: Tensor, following: Tensor) -> list[int]:
-        on_device = batch.to(self._model.device)
-        ahead = self._model.mtp_forward(hidden, following.to(self._model.device), on_device, self._cache)
+        ahead = self._model.mtp_forward(hidden, following, batch, self._cache)
         if not len(batch.logit_rows):
             return []
-        logits = self._model.logits(ahead[on_device.logit_rows])[:, : self._size]
+        logits = self._model.logits(ahead[batch.logit_rows.to(ahead.device)])[:, : self._size]
         return [int(token_id) for token_id in logits.argmax(-1).tolist()]
 
     def _compare(self, generation: Generation, token: int | AntangelError, drafted: int) -> None:

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,24 +17,27 @@ from kernels.ops import Candidates, Restriction
 from kernels.registry import Announce
 from runtime.config import EngineConfig, ModelConfig
 from runtime.drafting import DraftCheck
-from runtime.errors import AntangelError, ContextError, OptionError
+from runtime.errors import AntangelError, ContextError
 from runtime.examination.scoring import log_likelihoods
-from runtime.experts.pager import ExpertPager
-from runtime.experts.profile import load_profile, save_profile
+from runtime.experts.paging import Pager
+from runtime.experts.profile import save_profile
 from runtime.generation import Advance, Generation, prepare, tokens_needed
 from runtime.grammar import GrammarCompiler
 from runtime.hardware import set_threads
 from runtime.kv_cache import BlockAllocator, KVCache
-from runtime.memory import MAPPED_BATCH, MemoryPlan, available, plan_memory, process_memory
+from runtime.memory import MAPPED_BATCH, MemoryPlan
 from runtime.model_protocol import Model
-from runtime.pack import Pack
+from runtime.opening import open_on_machine
 from runtime.request import NO_TOKEN, Request, TokenEvent
 from runtime.sampling import Head, Row, Sampler
 from runtime.scheduler import Scheduler
 from runtime.sequence import Batch, Sequence, Span
 from runtime.stats import Counters, EngineStats
 from runtime.tokenizer import Tokenizer
-from runtime.weights import Weights, open_weights
+from runtime.weights import open_weights
+
+if TYPE_CHECKING:
+    from runtime.gpu.vram import GpuPlan
 
 Outcome = int | AntangelError
 
@@ -54,8 +57,8 @@ class Engine:
         tokenizer: Tokenizer,
         config: EngineConfig,
         *,
-        memory: MemoryPlan | None = None,
-        pager: ExpertPager | None = None,
+        memory: MemoryPlan | GpuPlan | None = None,
+        pager: Pager | None = None,
         measure_mtp: bool = False,
         use_forced: bool = True,
     ) -> None:
@@ -118,22 +121,23 @@ class Engine:
         set_threads(config.threads)
         model_config = ModelConfig.from_directory(path)
         tokenizer = Tokenizer.from_directory(path)
-        weights = open_weights(path, model_config)
-        memory = _memory(weights, config)
-        config = replace(config, kv_blocks=memory.kv_blocks, max_batch_tokens=memory.batch_tokens)
-        pager = _pager(weights, memory, config, announce)
+        opened = open_on_machine(open_weights(path, model_config), config, announce)
         with torch.inference_mode():
-            model = DecoderModel(weights, config, progress, announce, pager)
-        return cls(
+            model = DecoderModel(opened.weights, opened.config, progress, announce, opened.pager)
+        engine = cls(
             model,
             model_config,
             tokenizer,
-            config,
-            memory=memory,
-            pager=pager,
+            opened.config,
+            memory=opened.memory,
+            pager=opened.pager,
             measure_mtp=measure_mtp,
             use_forced=use_forced,
         )
+        if opened.finish is not None:
+            with torch.inference_mode():
+                opened.finish(model, progress)
+        return engine
 
     @property
     def backend(self) -> str:
@@ -141,7 +145,7 @@ class Engine:
         return self._model.backend
 
     @property
-    def memory(self) -> MemoryPlan:
+    def memory(self) -> MemoryPlan | GpuPlan:
         """How memory was divided. Raises LookupError for an engine that was not made by load()."""
         if self._memory is None:
             raise LookupError("this engine was given its model, and no memory was planned for it")
@@ -254,11 +258,11 @@ class Engine:
             self._pager.close()
             self._save_profile(self._pager)
 
-    def _save_profile(self, pager: ExpertPager) -> None:
+    def _save_profile(self, pager: Pager) -> None:
         """A profile that cannot be written costs the next start some seconds, and no more."""
         if self.config.profile is not None and pager.totals.any():
             with contextlib.suppress(OSError):
-                save_profile(self.config.profile, pager.store.geometry, pager.totals)
+                save_profile(self.config.profile, pager.geometry, pager.totals)
 
     def _check_context(self, request: Request, needed: int) -> None:
         prompt = len(request.prompt_ids)
@@ -312,7 +316,7 @@ class Engine:
     def _compute(self, batch: Batch) -> Tensor:
         """Hidden states [T, M] of a batch."""
         started = time.perf_counter()
-        hidden = self._model.forward(batch.to(self._model.device), self._cache)
+        hidden = self._model.forward(batch, self._cache)
         self._counters.model_seconds += time.perf_counter() - started
         return hidden
 
@@ -397,61 +401,3 @@ class Engine:
         for event in events:
             self._counters.generated_tokens += event.token_id != NO_TOKEN
             self._inboxes.get(event.sequence_id, self._ready).append(event)
-
-
-def _memory(weights: Weights, config: EngineConfig) -> MemoryPlan:
-    """How the memory of the device is divided. Raises CapacityError or OptionError."""
-    on_gpu = torch.device(config.device).type == "cuda"
-    if config.vram is not None and not on_gpu:
-        raise OptionError("a bound for VRAM is set, and this run computes on the CPU", "Leave --vram out.")
-    if on_gpu or not weights.pageable:
-        return _whole(weights, config, on_gpu)
-    process = process_memory()
-    return plan_memory(weights.sizes, weights.config, config, usable=available(process), process=process)
-
-
-def _whole(weights: Weights, config: EngineConfig, on_gpu: bool) -> MemoryPlan:
-    """The plan of weights that are all held in memory, on a GPU or in host memory."""
-    if config.slots is not None:
-        where = "on a GPU" if on_gpu else "of a checkpoint that is not packed"
-        raise OptionError(
-            f"a number of slots is set, and experts {where} are not paged",
-            "Leave --slots out." if on_gpu else "Pack it first: antangel pack CHECKPOINT -o DIR.",
-        )
-    process = 0 if on_gpu else process_memory()
-    usable = torch.cuda.mem_get_info(config.device)[0] if on_gpu else available(process)
-    whole = replace(config, ram=config.vram if on_gpu else config.ram, disk=False)
-    return plan_memory(weights.sizes, weights.config, whole, usable=usable, process=process)
-
-
-def _pager(weights: Weights, memory: MemoryPlan, config: EngineConfig, announce: Announce | None) -> ExpertPager | None:
-    """What pages the experts of a pack that is not wholly in memory; its first reads are under way."""
-    if memory.placement == "mapped" or not isinstance(weights, Pack):
-        return None
-    store = weights.store(announce)
-    pager = ExpertPager.open(
-        store,
-        memory.slots,
-        policy=config.policy,
-        lookahead=config.lookahead,
-        readers=config.readers,
-        experts_per_token=weights.config.num_experts_per_tok,
-        pass_layers=len(store.geometry.layers) - weights.config.num_nextn_predict_layers,
-    )
-    weights.fetch_dense()
-    totals = load_profile(config.profile, store.geometry) if config.profile else None
-    if totals is not None:
-        pager.warm(totals)
-    if announce is not None:
-        announce(_chosen(memory, config))
-    return pager
-
-
-def _chosen(memory: MemoryPlan, config: EngineConfig) -> str:
-    share, held = 100 * memory.resident_share, memory.slots * memory.slot_bytes / 2**30
-    bound = "the budget" if memory.told else "what is free"
-    why = "as told" if config.slots is not None else f"as {bound} of {memory.budget / 2**30:.2f} GiB allows"
-    return (
-        f"{memory.slots:,} of {memory.experts:,} experts ({share:.0f}%, {held:.2f} GiB) are kept in memory, {why}; "
-        "the others are read from disk when they are needed."
-    )

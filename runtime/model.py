@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,23 @@ from runtime.weights import Weights, open_weights
 RoutingObserver = Callable[[int, Tensor], None]
 # Given them, names others [T, K] to be used instead, ascending and distinct in a row.
 RoutingSource = Callable[[int, Tensor], Tensor]
+
+
+class FewRows(Protocol):
+    """What computes small batches on a device as a whole."""
+
+    most: int
+
+    def run(
+        self,
+        batch: Batch,
+        embedded: Tensor,
+        cache: KVCache,
+        source: RoutingSource | None,
+        observer: RoutingObserver | None,
+    ) -> Tensor:
+        """Hidden states fp32 [T, M] after the final norm, of embedded tokens [T, M]. Raises NumericsError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,9 @@ class DecoderModel:
         self._pager = pager
         self._weights = weights
         reader = LayerReader(weights, self.choice.ops, self.device, self.dtype, pager)
-        self._embedding = reader.stored("model.word_embeddings.weight")
+        self.few_rows: FewRows | None = None
+        # A token reads one row of it, which the host looks up.
+        self._embedding = weights.tensor(EMBEDDING)
         self._layers, self._mtp = reader.layers(progress)
         self._norm = reader.vector("model.norm.weight")
         self._head = reader.matrix("lm_head")
@@ -99,6 +119,20 @@ class DecoderModel:
             return cls(open_weights(path, config), engine, progress, announce)
 
     @property
+    def layers(self) -> tuple[DecoderLayer, ...]:
+        """Without those that draft."""
+        return self._layers
+
+    @property
+    def norm(self) -> Tensor:
+        """Of the last hidden states, [M]."""
+        return self._norm
+
+    @property
+    def rope(self) -> RopeTable:
+        return self._rope
+
+    @property
     def ops(self) -> Ops:
         return self.choice.ops
 
@@ -118,8 +152,12 @@ class DecoderModel:
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Hidden states after the final norm, [T, M]; writes the batch's keys and values. Raises NumericsError."""
-        step = self._step(batch, cache)
-        x = self._embed(batch.token_ids)
+        if self.few_rows is not None and len(batch.token_ids) <= self.few_rows.most:
+            return self.few_rows.run(
+                batch, self._embed(batch.token_ids), cache, self.routing_source, self.routing_observer
+            )
+        x = self._embed(batch.token_ids).to(self.device)
+        step = self._step(batch.to(self.device), cache)
         if self._pager is not None:
             self._pager.begin_step(len(x))
         for layer, following in zip_longest(self._layers, self._layers[1:]):
@@ -147,16 +185,17 @@ class DecoderModel:
         hidden [T, M] is forward's result, next_token_ids [T] the tokens that follow each row; rows keep their
         own positions. Needs has_mtp.
         """
-        step = self._step(batch, cache)
+        step = self._step(batch.to(self.device), cache)
         mtp = self._mtp[0]
-        embedded = self._rms_norm(self._embed(next_token_ids), mtp.embedding_norm)
+        embedded = self._rms_norm(self._embed(next_token_ids).to(self.device), mtp.embedding_norm)
         both = torch.cat((embedded, self._rms_norm(hidden, mtp.hidden_norm)), dim=-1)
         with _Within(f"layer {mtp.layer.index}"):
             projected = self.ops.linear(both, mtp.projection)
         return self._rms_norm(self._run_layer(mtp.layer, projected, step), mtp.final_norm)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
-        embedded = F.embedding(token_ids, self._embedding).to(self.dtype)
+        """Of tokens [T]: [T, M] in host memory."""
+        embedded = F.embedding(token_ids.cpu(), self._embedding).to(self.dtype)
         if self._pager is not None:
             # Its pages would count towards the memory of the process, more with every token that is new.
             self._weights.release(EMBEDDING)

@@ -85,6 +85,10 @@ class ExpertGeometry:
     inner: int
 
     @property
+    def is_quantised(self) -> bool:
+        return self.gate_up.is_quantised and self.down.is_quantised
+
+    @property
     def gate_up_bytes(self) -> int:
         return self.gate_up.nbytes(2 * self.inner, self.hidden)
 

@@ -14,7 +14,8 @@ class PagingStats:
 
     Steps of 64 tokens and more need nearly every expert: these passes are counted apart, and `pass_hits` of their
     `pass_uses` were in memory from before. Of the other `uses`, `hits` found the expert in memory, `late` on its way
-    after a guess, and `misses` had to ask for it. Bytes are those read from disk: for misses, for guesses, and to warm
+    after a guess, and `misses` had to ask for it, of which
+    the host computed `in_place` where they lay. Bytes are those read from disk: for misses, for guesses, and to warm
     the cache at the start. Of the experts that were `guessed`, `guessed_right` were needed and `wasted` were read and
     left unused; `not_guessed` were needed while guessing was on, and were not guessed.
     """
@@ -28,6 +29,7 @@ class PagingStats:
     hits: int
     late: int
     misses: int
+    in_place: int
     pass_uses: int
     pass_hits: int
     demand_bytes: int

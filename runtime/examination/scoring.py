@@ -46,7 +46,7 @@ def _passes(
         span = Span(0, 0, len(rows), start, blocks[: -(-(start + len(rows)) // cache.block_size)])
         slots = owned * cache.block_size + positions % cache.block_size
         step = Batch(torch.tensor(rows), positions, slots, (span,), positions[:0])
-        yield start, model.forward(step.to(model.device), cache)
+        yield start, model.forward(step, cache)
 
 
 def _scored(model: Model, hidden: Tensor, following: list[int]) -> Tensor:

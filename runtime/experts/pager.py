@@ -203,6 +203,7 @@ class ExpertPager:
             hits=counts["hits"],
             late=counts["late"],
             misses=counts["uses"] - counts["hits"] - counts["late"],
+            in_place=0,
             pass_uses=counts["pass_uses"],
             pass_hits=counts["pass_hits"],
             demand_bytes=size * (self._read[Cause.DEMAND] + self._read[Cause.PASS]),
