@@ -3,54 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
+from kernels.gpu.norm import launch_rms_norm
 from torch import Tensor
 
-from kernels.formats import Matrix
-from kernels.gpu.attention import Rows, Workspace, launch_decode_attention
-from kernels.gpu.combine import launch_combine
-from kernels.gpu.experts import launch_down, launch_gate_up
-from kernels.gpu.feed_forward import launch_swiglu
-from kernels.gpu.float_linear import launch_float_linear
-from kernels.gpu.linear import launch_linear
-from kernels.gpu.norm import launch_rms_norm
-from kernels.gpu.quantise import Quantised, launch_quantise
+from kernels.gpu.attention import Workspace, launch_decode_attention
 from kernels.gpu.query_key_value import launch_heads
-from kernels.gpu.tables import Kind
 from kernels.ops import SwiGLUWeights
 from runtime.config import ModelConfig
 from runtime.gpu.branches import Branches, Mark
-from runtime.gpu.expert_step import ExpertStep
+from runtime.gpu.dense_step import DenseStep
+from runtime.gpu.expert_step import ExpertStep, Paths
 from runtime.gpu.scratch import Scratch
-from runtime.gpu.step_inputs import StepInputs
+from runtime.gpu.step_rows import StepRows
 from runtime.kv_cache import KVCache
 from runtime.layers import DecoderLayer
-from runtime.moe import MoELayer
 from runtime.rope import RopeTable
 
-
-@dataclass(frozen=True)
-class StepRows:
-    """What the launches of one step share: T rows, and how many blocks of keys one may see."""
-
-    inputs: StepInputs
-    cache: KVCache
-    blocks: int
-    is_forced: bool  # experts are those of the inputs
-
-    @property
-    def count(self) -> int:
-        return self.inputs.x.shape[0]
-
-    @property
-    def attention(self) -> Rows:
-        return Rows(self.inputs.first, self.inputs.seen, self.inputs.block_table, self.blocks)
+# Rows whose attention is computed at once: what lies between its kernels grows with rows and context.
+ATTENTION_ROWS = 16
 
 
 class LayerStep:
-    """Launches whole layers. What it writes to is taken from `scratch`; what goes wrong is noted in `faults` by layer."""
+    """Launches all layers. What it writes to is scratch; what is not finite is noted in `faults` by layer."""
 
     def __init__(
         self,
@@ -59,6 +36,7 @@ class LayerStep:
         norm: Tensor,
         rope: RopeTable,
         scratch: Scratch,
+        dense: DenseStep,
         experts: ExpertStep,
         branches: Branches,
     ) -> None:
@@ -67,32 +45,37 @@ class LayerStep:
         self._norm = norm
         self._rope = rope
         self._scratch = scratch
+        self._dense = dense
         self._experts = experts
         self._branches = branches
+        self._workspace: Workspace | None = None
         self.faults = torch.zeros(len(layers), dtype=torch.int32, device=scratch.device)
 
-    def launch(self, rows: StepRows) -> Tensor:
-        """All layers and the final norm: hidden states fp32 [T, M], in the scratch."""
+    def out(self, rows: int) -> Tensor:
+        """Where hidden states after the final norm come, fp32 [T, M]."""
+        return self._scratch.rows("out", rows, self._config.hidden_size)
+
+    def launch(self, rows: StepRows, paths: Paths) -> None:
+        """All layers and the final norm."""
+        self.faults.zero_()
         x = rows.inputs.x
         ahead: Mark = None
         for layer, following in zip(self._layers, [*self._layers[1:], None], strict=True):
-            middle = self._attend(layer, x, rows)
-            x = self._scratch.rows("x", rows.count, self._config.hidden_size)
+            fault = self.faults[layer.index : layer.index + 1]
+            middle = self._attend(layer, x, rows, fault)
+            x = self._scratch.rows("x", *middle.shape)
             if isinstance(layer.mlp, SwiGLUWeights):
-                self._feed_forward(layer, layer.mlp, middle, x)
+                self._feed_forward(layer, layer.mlp, middle, x, fault)
             else:
-                ahead = self._experts.launch(layer, following, middle, x, rows, ahead, self.faults[layer.index :][:1])
+                ahead = self._experts.launch(layer, following, middle, x, rows, paths, ahead, fault)
         self._branches.wait(ahead)
-        out = self._scratch.rows("out", rows.count, self._config.hidden_size)
-        launch_rms_norm(x, self._norm, self._config.rms_norm_eps, out, None, None)
-        return out
+        launch_rms_norm(x, self._norm, self._config.rms_norm_eps, self.out(rows.count), None, None)
 
-    def _attend(self, layer: DecoderLayer, x: Tensor, rows: StepRows) -> Tensor:
+    def _attend(self, layer: DecoderLayer, x: Tensor, rows: StepRows, fault: Tensor) -> Tensor:
         """x plus its attention."""
         weights, count, scratch = layer.attention, rows.count, self._scratch
-        fault = self.faults[layer.index :][:1]
         projected = scratch.rows("projected", count, weights.query_key_value.rows)
-        self._normed_product(x, weights.input_norm, weights.query_key_value, projected, fault)
+        self._dense.normed_linear(x, weights.input_norm, weights.query_key_value, projected, fault)
         keys, values = rows.cache.layers[layer.index]
         q = scratch.rows("queries", count, weights.heads, weights.width)
         launch_heads(
@@ -110,9 +93,31 @@ class LayerStep:
             positions=rows.inputs.positions,
         )
         attended = scratch.rows("attended", count, weights.heads * weights.width)
-        launch_decode_attention(
-            q, keys, values, rows.attention, self._config.head_dim**-0.5, attended, self._workspace(rows, weights.heads)
-        )
-        middle = scratch.rows("middle", count, self._config.hidden_size)
-        self._product(attended, layer.dense, middle, x, fault)
+        self._attention(q, keys, values, rows, attended)
+        middle = scratch.rows("middle", *x.shape)
+        self._dense.linear(attended, layer.dense, middle, x, fault)
         return middle
+
+    def _attention(self, q: Tensor, keys: Tensor, values: Tensor, rows: StepRows, out: Tensor) -> None:
+        attention, workspace = rows.attention, self._attention_workspace(rows.cache)
+        for start in range(0, rows.count, ATTENTION_ROWS):
+            some = slice(start, start + ATTENTION_ROWS)
+            part = replace(attention, first=attention.first[some], seen=attention.seen[some])
+            launch_decode_attention(q[some], keys, values, part, self._config.head_dim**-0.5, out[some], workspace)
+
+    def _attention_workspace(self, cache: KVCache) -> Workspace:
+        """For as many blocks as the positions that there are angles for."""
+        if self._workspace is None:
+            heads, width, size = self._config.num_attention_heads, self._config.head_dim, cache.block_size
+            blocks = -(-len(self._rope.cos) // size)
+            rows = min(ATTENTION_ROWS, self._scratch.most)
+            floats = Workspace.floats(rows, blocks, heads, width, size)
+            self._workspace = Workspace.empty(floats, self._scratch.device)
+        return self._workspace
+
+    def _feed_forward(
+        self, layer: DecoderLayer, mlp: SwiGLUWeights, middle: Tensor, out: Tensor, fault: Tensor
+    ) -> None:
+        normed = self._scratch.rows("normed", *middle.shape)
+        launch_rms_norm(middle, layer.post_attention_norm, self._config.rms_norm_eps, normed, None, None)
+        self._dense.swiglu(mlp, normed, out, middle, fault)

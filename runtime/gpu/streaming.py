@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.gpu.tables import Placement
-from kernels.ops import ExpertPool, Wave
+from kernels.ops import Wave
 from runtime.experts.paging import ComputeWave
 from runtime.pack_layout import ExpertGeometry
 
@@ -56,16 +56,29 @@ class ExpertStream:
     """
 
     def __init__(
-        self, geometry: ExpertGeometry, placement: Placement, frames: Tensor, buffers: Tensor, pass_layers: int
+        self,
+        geometry: ExpertGeometry,
+        placement: Placement,
+        addresses: Tensor,
+        frames: Tensor,
+        piece: int,
+        buffers: Tensor,
+        pass_layers: int,
     ) -> None:
-        """`frames` uint8 [frames, blob bytes] in host memory, `buffers` uint8 [2, W, blob bytes] on the device."""
+        """`addresses` int64 [L, E] are kept up to date: where an expert is, in a slot or a buffer, 0 for in neither.
+
+        `frames` uint8 [frames, blob bytes] are in host memory, `buffers` uint8 [2, W, blob bytes] on the device.
+
+        No copy goes beyond a multiple of `piece` frames: what was pinned in parts is copied in parts.
+        """
         self.geometry = geometry
         self.counts: Counter[str] = Counter()
         self._placement = placement
         self._frames = frames
-        self._buffers = buffers
+        self._piece = piece
+        self.buffers = buffers
         self._pass_layers = pass_layers
-        self._addresses = torch.zeros(len(geometry.layers), geometry.count, dtype=torch.int64)
+        self._addresses = addresses
         self._location: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._arrivals: dict[Part, _Arrival] = {}
         self._computed: list[torch.cuda.Event | None] = [None, None]
@@ -73,19 +86,6 @@ class ExpertStream:
         self._rows = 0
         on_gpu = buffers.device.type == "cuda"
         self._stream = torch.cuda.Stream(buffers.device) if on_gpu else None
-
-    def pool(self, layer: int) -> ExpertPool:
-        """A layer's experts where they are at present: in slots, or in a buffer; address 0 for those in neither."""
-        geometry = self.geometry
-        return ExpertPool(
-            gate_up=geometry.gate_up,
-            down=geometry.down,
-            hidden=geometry.hidden,
-            inner=geometry.inner,
-            down_offset=geometry.down_offset,
-            blobs=_OnDevice(self._blob, layer, geometry.count),
-            addresses=self._addresses[layer],
-        )
 
     def begin(self, rows: int) -> None:
         """A pass begins: where everything is stays as it is until the next step."""
@@ -123,8 +123,17 @@ class ExpertStream:
         assert total is not None
         return total
 
+    def blob(self, address: int) -> Tensor | None:
+        """The bytes of an expert at an address, in a slot or a buffer."""
+        for region in (self._placement.slots, *self.buffers):
+            row = (address - region.data_ptr()) // self._placement.blob_bytes
+            if address and 0 <= row < len(region):
+                return region[row]
+        return None
+
     def _parts(self, layer: int) -> list[Part]:
-        count, width = self.geometry.count, self._buffers.shape[1]
+        count = self.geometry.count
+        width = self.buffers.shape[1] or count
         return [Part(layer, first, min(first + width, count)) for first in range(0, count, width)]
 
     def _ask_next(self, visit: PassVisit, following: Part | None) -> None:
@@ -140,10 +149,10 @@ class ExpertStream:
         self._turn += 1
         missing = [e for e in range(part.first, part.stop) if needed[e] and self._frame(part.layer, e) is not None]
         with self._copying(buffer):
-            for run, row in _runs([self._required_frame(part.layer, e) for e in missing]):
-                self._buffers[buffer, row : row + len(run)].copy_(self._frames[run[0] : run[-1] + 1], non_blocking=True)
+            for run, row in _runs([self._required_frame(part.layer, e) for e in missing], self._piece):
+                self.buffers[buffer, row : row + len(run)].copy_(self._frames[run[0] : run[-1] + 1], non_blocking=True)
             event = self._mark()
-        base = self._buffers[buffer].data_ptr()
+        base = self.buffers[buffer].data_ptr()
         for row, expert in enumerate(missing):
             self._addresses[part.layer, expert] = base + row * self._placement.blob_bytes
         self.counts["streamed"] += len(missing)
@@ -158,15 +167,6 @@ class ExpertStream:
         frame = self._frame(layer, expert)
         assert frame is not None
         return frame
-
-    def _blob(self, layer: int, expert: int) -> Tensor:
-        """The bytes of an expert that is on the device. Raises LookupError."""
-        address, size = int(self._addresses[layer, expert]), self._placement.blob_bytes
-        for region in (self._placement.slots, *self._buffers):
-            row = (address - region.data_ptr()) // size
-            if address and 0 <= row < len(region):
-                return region[row]
-        raise LookupError(f"{self.geometry.named(layer * self.geometry.count + expert)} is not on the device")
 
     def _forget(self, part: Part) -> None:
         for expert in range(part.first, part.stop):
@@ -203,28 +203,11 @@ class ExpertStream:
             torch.cuda.current_stream().wait_event(event)
 
 
-class _OnDevice(Sequence[Tensor]):
-    """The bytes of a layer's experts, by id, of those that are on the device."""
-
-    def __init__(self, blob: Callable[[int, int], Tensor], layer: int, count: int) -> None:
-        self._blob = blob
-        self._layer = layer
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return self._blob(self._layer, index)
-
-
-def _runs(frames: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+def _runs(frames: Sequence[int], piece: int) -> Iterator[tuple[list[int], int]]:
     """Stretches of neighbouring frames, each to be copied at once, and the row at which each starts."""
     run: list[int] = []
     for row, frame in enumerate(frames):
-        if run and frame != run[-1] + 1:
+        if run and (frame != run[-1] + 1 or frame % piece == 0):
             yield run, row - len(run)
             run = []
         run.append(frame)
