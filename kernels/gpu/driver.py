@@ -115,11 +115,11 @@ class Driver:
 
     def _function(self, name: str) -> ctypes._NamedFuncPointer:
         try:
-            function = getattr(self._library, name)
+            function: ctypes._NamedFuncPointer = getattr(self._library, name)
         except AttributeError:
             raise DriverError(name, "no such function", -1, "install a newer NVIDIA driver") from None
         function.argtypes, function.restype = _SIGNATURES[name], c_int
-        return function  # type: ignore[no-any-return]
+        return function
 
     @property
     def _library(self) -> ctypes.CDLL:
