@@ -1,4 +1,4 @@
-"""What the clinic asks of a model: the seam between the clinical side and the runtime (filled by load.py)."""
+"""What the clinic asks of a model: the seam between the clinical side and the runtime (filled by load/model.py)."""
 
 from __future__ import annotations
 

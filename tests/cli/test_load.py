@@ -1,4 +1,4 @@
-"""The door to the runtime, with a real engine on a tiny random checkpoint."""
+"""The doors to the runtime, with a real engine on a tiny random checkpoint."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from antangel_cli import load, source
 from antangel_cli.clinic.model import Model, Piece, Sampling, Task, Turn
 from antangel_cli.errors import CommandError, ModelError, PolicyError, RejectedError
+from antangel_cli.load.request import request_stages
 from antangel_cli.settings import Settings
 from tests.runtime.tiny import make_tiny_checkpoint
 
@@ -76,7 +77,7 @@ def test_without_reasoning_the_answer_comes_at_once(model: Model) -> None:
 
 def test_what_the_runtime_is_asked_for() -> None:
     sampling = Sampling(temperature=0.3, seed=7)
-    (text, first), (answer, second) = load.request_stages(Task(TURNS, sampling, 8, schema=SCHEMA))
+    (text, first), (answer, second) = request_stages(Task(TURNS, sampling, 8, schema=SCHEMA))
     assert (text, first.prefix, first.stop, first.params.temperature) == (
         "text",
         "\n<think>\n",
@@ -85,7 +86,7 @@ def test_what_the_runtime_is_asked_for() -> None:
     )
     assert (answer, second.prefix, second.schema) == ("answer", "\n</think>\n\n", SCHEMA)
     assert (second.params.temperature, second.params.repetition_penalty) == (0.0, 1.0)
-    [(answer, only)] = load.request_stages(Task(TURNS, sampling, 0, schema=SCHEMA))
+    [(answer, only)] = request_stages(Task(TURNS, sampling, 0, schema=SCHEMA))
     assert (answer, only.prefix) == ("answer", "")
 
 

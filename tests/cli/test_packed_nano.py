@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from antangel_cli import load
+from antangel_cli.load import kept
 from antangel_cli.settings import Settings
 
 ASKED = Settings(device="cpu", threads=1, context=256)
@@ -23,7 +24,7 @@ def packings(announced: list[str]) -> int:
 
 
 def test_the_first_use_packs_and_later_ones_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_cache_home", lambda: tmp_path)
+    monkeypatch.setattr(kept, "cache_home", lambda: tmp_path)
     announced: list[str] = []
     first = opened(announced)
     assert first["number_format"] == "experts w4a8:64, dense w8a8:64"
@@ -38,7 +39,7 @@ def test_a_cache_that_cannot_be_written_costs_the_packing_each_time(
 ) -> None:
     occupied = tmp_path / "file"
     occupied.write_text("no folder")
-    monkeypatch.setattr(load, "_cache_home", lambda: occupied)
+    monkeypatch.setattr(kept, "cache_home", lambda: occupied)
     announced: list[str] = []
     assert opened(announced)["number_format"] == "experts w4a8:64, dense w8a8:64"
     opened(announced)

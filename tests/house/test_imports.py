@@ -42,6 +42,11 @@ def test_importing_the_runtime_loads_no_torch() -> None:
     assert done.returncode == 0
 
 
+def test_the_doors_import_the_runtime_only_when_they_are_called() -> None:
+    done = _run("import antangel_cli.load, sys; sys.exit('runtime' in sys.modules)")
+    assert done.returncode == 0
+
+
 def test_tracked_files_are_small() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT, check=False).stdout
     sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0") if name and (ROOT / name).is_file()}

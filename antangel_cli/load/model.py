@@ -1,0 +1,150 @@
+"""A model in this process, behind `clinic.model.Model`."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from antangel_cli.clinic.model import Piece, Stage, Task, Turn
+from antangel_cli.load.problems import model_problems
+from antangel_cli.load.request import messages, request_stages
+from antangel_cli.source import Source
+
+if TYPE_CHECKING:
+    import runtime
+
+
+Exchange = tuple[Sequence[Turn], str]
+"""A conversation that ends with a question, and the answer to it."""
+
+
+class RuntimeModel:
+    """A model in this process."""
+
+    def __init__(
+        self,
+        engine: runtime.Engine,
+        source: Source,
+        provenance: dict[str, Any],
+        lock: runtime.ModelLock,
+        trace: runtime.TraceWriter | None = None,
+    ) -> None:
+        self._engine = engine
+        self._lock = lock
+        self._trace = trace
+        self._source = source
+        self._stages: dict[int, tuple[Stage, ...]] = {}
+        self.name = source.name
+        self.demonstration = source.demonstration
+        self.context = engine.context
+        self.provenance = provenance
+
+    def count(self, turns: Sequence[Turn]) -> int:
+        """Tokens of the rendered conversation."""
+        return len(self._render(turns))
+
+    def submit(self, task: Task) -> int:
+        """Enqueue a task. Raises RejectedError when prompt and answer do not fit the context."""
+        import runtime
+
+        stages = request_stages(task)
+        request = runtime.Request(
+            tuple(self._render(task.turns)), tuple(stage for _, stage in stages), timeout_s=task.timeout_s
+        )
+        with model_problems(self._source):
+            number = self._engine.submit(request)
+        self._stages[number] = tuple(name for name, _ in stages)
+        return number
+
+    def step(self) -> list[Piece]:
+        """Advance every task by at most one token; a prompt that takes several batches is read to its end."""
+        events: list[runtime.TokenEvent] = []
+        with model_problems(self._source):
+            while not events and self._engine.has_work:
+                events = self._engine.step()
+        return [self._piece(event) for event in events if event.sequence_id in self._stages]
+
+    def abort(self, task: int) -> None:
+        """Stop a task."""
+        if self._stages.pop(task, None):
+            self._engine.abort(task)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters for `--stats`. All experts in memory: no hit rate, and nothing is moved."""
+        import runtime
+
+        stats = self._engine.stats()
+        paging = stats.paging
+        ttft = list(stats.ttft_seconds.values())
+        return {
+            "bytes_moved": paging.bytes_moved if paging else 0,
+            "hit_rate": paging.hit_rate if paging else None,
+            "ram_peak": runtime.peak_memory(),
+            "ram_budget": self._engine.memory.budget,
+            "decode_tok_s": _rate(stats.decode_tokens, stats.decode_seconds),
+            "ttft_ms": round(1000 * statistics.median(ttft), 1) if ttft else None,
+            "prompt_tokens": stats.prompt_tokens,
+            "generated_tokens": stats.generated_tokens,
+            "prefill_s": round(stats.prefill_seconds, 3),
+            "decode_s": round(stats.decode_seconds, 3),
+            "kv_blocks_total": stats.kv_blocks_total,
+            "peak_running": stats.peak_running,
+            "experts": self._engine.memory.placement,
+            "paging": dataclasses.asdict(paging) if paging else None,
+        }
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._engine.close()
+        if self._trace is not None:
+            self._trace.close()
+        self._lock.close()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were drawn, not trained."""
+        import runtime
+
+        path = self._source.path
+        return runtime.is_pack(path) and runtime.Manifest.read(path).is_random
+
+    def self_test(self, exchanges: Sequence[Exchange], prose: Sequence[str], most_nats: float | None) -> dict[str, Any]:
+        """Weigh the answers and the prose, and answer the first question."""
+        import runtime
+
+        encode = self._engine.tokenizer.encode_text
+        passages = [runtime.Passage(tuple(self._render(turns)), tuple(encode(answer))) for turns, answer in exchanges]
+        texts = [tuple(encode(text)) for text in prose]
+        passages += [runtime.Passage(ids[:1], ids[1:]) for ids in texts]
+        with model_problems(self._source):
+            verdict = runtime.run_self_test(self._engine, passages, passages[0].prompt, most_nats)
+        return {
+            "faults": verdict.faults,
+            "nats": verdict.nll,
+            "most_nats": verdict.bound,
+            "tokens": verdict.tokens,
+            "spoken": verdict.spoken,
+            "seconds": round(verdict.seconds, 2),
+        }
+
+    def _render(self, turns: Sequence[Turn]) -> list[int]:
+        return self._engine.tokenizer.render(messages(turns), add_generation_prompt=True)
+
+    def _piece(self, event: runtime.TokenEvent) -> Piece:
+        names = self._stages[event.sequence_id]
+        if event.finish is not None:
+            del self._stages[event.sequence_id]
+        return Piece(
+            task=event.sequence_id,
+            stage=names[event.stage],
+            text=event.text,
+            tokens=int(event.token_id >= 0),
+            stage_finish=event.stage_finish,
+            finish=event.finish,
+        )
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+    return round(tokens / seconds, 2) if tokens and seconds else None
