@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -28,10 +27,9 @@ WEIGHT = 1.5
 MOST_WEIGHT = 8
 
 # A change saves 4 %, and a bad way costs 1 % of the time at most before it is tried again.
-HABITS = Habits(margin=0.04, abandon=1.4, share=0.01, drift=1.3)
+HABITS = Habits(margin=0.04, abandon=1.4, share=0.01, drift=1.5)
 
-# Steps over which the time without any miss is looked for, and the share of the shortest that it may be.
-WINDOW = 64
+# The share of the shortest step that the time without any miss is at most.
 SHORTEST = 0.9
 
 
@@ -138,7 +136,6 @@ class Correction:
         first = {"paging": self._paging, "host": self._host}.get(mode, self._last_both)
         self._trials = Trials(first, self._others, HABITS)
         self._all_hit = all_hit
-        self._seconds: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def split(self) -> Split:
@@ -161,19 +158,16 @@ class Correction:
         """A step took so long with so many experts fetched and computed in place. Whether the split changed."""
         if self.mode != "auto":
             return False
-        self._seconds.append(seconds)
+        # Never so long that what misses cost would vanish.
+        self._all_hit = min(self._all_hit, SHORTEST * seconds)
         missing = fetched + in_place
         if not missing:
             return False
         active, chosen = self.split, self._trials.chosen
-        self._trials.step((seconds - self._without_misses()) / missing)
+        self._trials.step((seconds - self._all_hit) / missing)
         if self._trials.chosen != chosen:
             self._adopt(chosen, self._trials.chosen)
         return self.split != active
-
-    def _without_misses(self) -> float:
-        """Never so long that what misses cost would vanish."""
-        return min(self._all_hit, SHORTEST * min(self._seconds))
 
     def _adopt(self, before: Split, after: Split) -> None:
         if after in self._weights:
