@@ -93,11 +93,11 @@ def float_product_tile(
     [.., columns], o_rows, m_rows [ROWS] are. 16 * STEPS columns, STEPS a power of two, are taken at once; STAGES - 1
     such loads are on their way.
     """
-    WIDTH: tl.constexpr = LANES * STEPS
+    width: tl.constexpr = LANES * STEPS
     o_x, o_weight = o_tokens.to(tl.int64) * columns, o_rows.to(tl.int64) * columns
     sums = tl.zeros([TOKENS * ROWS, LANES], tl.float32)
-    for start in tl.range(0, columns, WIDTH, num_stages=STAGES):
-        o_columns = start + tl.arange(0, WIDTH)
+    for start in tl.range(0, columns, width, num_stages=STAGES):
+        o_columns = start + tl.arange(0, width)
         m_columns = (o_columns < columns)[None, :]
         x = tl.load(p_x + o_x[:, None] + o_columns[None, :], mask=m_tokens[:, None] & m_columns, other=0.0)
         weight = tl.load(p_weight + o_weight[:, None] + o_columns[None, :], mask=m_rows[:, None] & m_columns, other=0.0)

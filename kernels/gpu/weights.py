@@ -40,6 +40,7 @@ def product_tile(
     TOKENS: tl.constexpr,
     COUNT: tl.constexpr,
     STAGES: tl.constexpr,
+    EVEN: tl.constexpr = False,
 ):
     """Row blocks of a matrix times rows of activation, over all `groups` in the order of the format.
 
@@ -50,32 +51,30 @@ def product_tile(
     product, for which 64 rows and more make the best use of tensor cores. Returns fp32 [16 * BLOCKS, TOKENS], 0 where
     masked.
     """
-    ROWS: tl.constexpr = ROW_BLOCK * BLOCKS
-    acc = tl.zeros([ROWS, TOKENS], tl.float32)
+    acc = tl.zeros([ROW_BLOCK * BLOCKS, TOKENS], tl.float32)
     if PARTIALS > 1:
+        # Finished partials move up: the last is in `third`.
         first, second, third = acc, acc, acc
         steps = tl.cdiv(tl.cdiv(groups, PARTIALS), COUNT)
         for step in tl.range(0, PARTIALS * steps, num_stages=STAGES):
             partial = step // steps
             group = partial * groups // PARTIALS + step % steps * COUNT
-            stop = (partial + 1) * groups // PARTIALS
+            stop = None if EVEN else (partial + 1) * groups // PARTIALS
             is_new = (step % steps == 0) & (step > 0)
-            first, second, third = (
-                tl.where(is_new, second, first),
-                tl.where(is_new, third, second),
-                tl.where(is_new, acc, third),
-            )
+            if PARTIALS == 4:
+                first, second = tl.where(is_new, second, first), tl.where(is_new, third, second)
+            third = tl.where(is_new, acc, third)
             terms = group_products(
                 p_weights, p_scales, p_zeros, o_blocks, m_blocks, p_q, p_token_scales, o_tokens, m_tokens,
                 group, stop, groups, BITS, G, FP16, ZEROS, BLOCKS, TOKENS, COUNT,
             )  # fmt: skip
             acc = add_in_order(tl.where(is_new, 0.0, acc), terms, COUNT)
-        acc = third + acc if PARTIALS == 2 else (first + second) + (third + acc)
+        acc = (first + second) + (third + acc) if PARTIALS == 4 else third + acc
     else:
         for group in tl.range(0, groups, COUNT, num_stages=STAGES):
             terms = group_products(
                 p_weights, p_scales, p_zeros, o_blocks, m_blocks, p_q, p_token_scales, o_tokens, m_tokens,
-                group, groups, groups, BITS, G, FP16, ZEROS, BLOCKS, TOKENS, COUNT,
+                group, None if EVEN else groups, groups, BITS, G, FP16, ZEROS, BLOCKS, TOKENS, COUNT,
             )  # fmt: skip
             acc = add_in_order(acc, terms, COUNT)
     return acc
@@ -103,7 +102,10 @@ def group_products(
     TOKENS: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """float(d) * (s_w * s_a) of COUNT groups from `group` on, 0 from group `stop` on: fp32 [ROWS, TOKENS, COUNT]."""
+    """float(d) * (s_w * s_a) of COUNT groups from `group` on, 0 from group `stop` on: fp32 [ROWS, TOKENS, COUNT].
+
+    Here and below, `stop` may be None where no group is beyond it.
+    """
     words = load_words(p_weights, o_blocks, m_blocks, group, stop, groups, G * BITS // 2, BLOCKS, COUNT)
     q = load_tokens(p_q, o_tokens, m_tokens, group, stop, groups, G, TOKENS, COUNT)
     scales = load_scales(p_scales, o_blocks, m_blocks, group, stop, groups, FP16, BLOCKS, COUNT)
@@ -111,7 +113,8 @@ def group_products(
     d = dots(unpack(words, BITS, G, BLOCKS, COUNT), q, BITS, COUNT)
     if ZEROS:
         zeros = load_zeros(p_zeros, o_blocks, m_blocks, group, stop, groups, BLOCKS, COUNT)
-        d -= zeros[:, :, None] * tl.sum(q.to(tl.int32), axis=1)[:, None, :]
+        # The sum of q over a group, for every row, where the product with the group is.
+        d -= zeros[:, :, None] * dots(tl.full([COUNT, BLOCKS * ROW_BLOCK, G], 1, tl.int8), q, 8, COUNT)
     terms = d.to(tl.float32) * (scales[:, :, None] * token_scales[:, None, :])
     return tl.permute(terms, (1, 2, 0))
 
@@ -126,7 +129,9 @@ def load_words(
     """
     p_words = tl.multiple_of(p_plane.to(tl.pointer_type(tl.int32), bitcast=True), 16)
     o_words = tl.arange(0, COUNT * WORDS)
-    m_words = m_blocks[:, None] & (group + o_words // WORDS < stop)[None, :]
+    m_words = m_blocks[:, None]
+    if stop is not None:
+        m_words &= (group + o_words // WORDS < stop)[None, :]
     o_run = (o_blocks.to(tl.int64) * groups + group) * WORDS
     return tl.load(p_words + o_run[:, None] + o_words[None, :], mask=m_words, other=0)
 
@@ -138,8 +143,8 @@ def unpack(words, BITS: tl.constexpr, G: tl.constexpr, BLOCKS: tl.constexpr, COU
         # A nibble n is q + 8: as the upper half of a byte, with the sign turned, it is 16 q.
         low, high = ((words << 4) & _UPPER) ^ _SIGNS, (words & _UPPER) ^ _SIGNS
         words = tl.join(low, high)
-    UNIT: tl.constexpr = 32 // BITS
-    by_unit = tl.reshape(_four_bytes(words), [BLOCKS, COUNT, G // UNIT, ROW_BLOCK, UNIT])
+    unit: tl.constexpr = 32 // BITS
+    by_unit = tl.reshape(_four_bytes(words), [BLOCKS, COUNT, G // unit, ROW_BLOCK, unit])
     return tl.reshape(tl.permute(by_unit, (1, 0, 3, 2, 4)), [COUNT, BLOCKS * ROW_BLOCK, G])
 
 
@@ -180,9 +185,11 @@ def load_tokens(
 ):
     """COUNT groups of quantised rows: int8 [COUNT, G, TOKENS]."""
     o_columns = tl.arange(0, COUNT * G)
-    m_columns = group + o_columns // G < stop
+    mask = m_tokens[:, None]
+    if stop is not None:
+        mask &= (group + o_columns // G < stop)[None, :]
     o_run = (o_tokens.to(tl.int64) * groups + group) * G
-    q = tl.load(p_q + o_run[:, None] + o_columns[None, :], mask=m_tokens[:, None] & m_columns[None, :], other=0)
+    q = tl.load(p_q + o_run[:, None] + o_columns[None, :], mask=mask, other=0)
     return tl.permute(tl.reshape(q, [TOKENS, COUNT, G]), (1, 2, 0))
 
 
@@ -191,7 +198,10 @@ def load_token_scales(p_scales, o_tokens, m_tokens, group, stop, groups, COUNT: 
     """Scales of COUNT groups of quantised rows: fp32 [COUNT, TOKENS]."""
     o_groups = group + tl.arange(0, COUNT)
     offsets = (o_tokens.to(tl.int64) * groups)[None, :] + o_groups[:, None]
-    return tl.load(p_scales + offsets, mask=m_tokens[None, :] & (o_groups < stop)[:, None], other=0.0)
+    mask = m_tokens[None, :]
+    if stop is not None:
+        mask &= (o_groups < stop)[:, None]
+    return tl.load(p_scales + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
