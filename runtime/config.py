@@ -210,8 +210,8 @@ class EngineConfig:
     in memory at once, or which share of all. Without `disk` a model whose experts do not all fit is refused. `policy`
     names what leaves a full cache, `lookahead` whether reads are guessed ahead ("auto": while it pays), `readers` how
     many are in flight, and `profile` the file in which routing totals are kept from run to run. With a GPU, `cpu_share`
-    is the part of the missing experts that the host computes, from 0 to 1, and without `graphs` steps are launched kernel
-    by kernel. `kernels` are words that the name of every op's implementation must have, none for the best.
+    is the part of the missing experts that the host computes, 0 to 1, and without `graphs` a step is launched kernel by
+    kernel. `kernels` are words that the name of every op's implementation must have, none for the best.
     """
 
     device: str = "cpu"
@@ -248,9 +248,7 @@ class EngineConfig:
             _require(
                 value is None or isinstance(value, Share) or value > 0, f"{name} is {value}", "Use a number above 0."
             )
-        _require(
-            self.cpu_share is None or 0 <= self.cpu_share <= 1, f"cpu_share is {self.cpu_share}", "Use 0 to 1."
-        )
+        _require(self.cpu_share is None or 0 <= self.cpu_share <= 1, f"cpu_share is {self.cpu_share}", "Use 0 to 1.")
         _require(self.block_size % LANES == 0, f"block_size is {self.block_size}", f"Use a multiple of {LANES}.")
 
 

@@ -42,9 +42,12 @@ def open_on_machine(weights: Weights, config: EngineConfig, announce: Announce |
     """Divides the memory. Raises CapacityError or OptionError."""
     on_gpu = _on_gpu(config)
     if not on_gpu:
-        for option, value in (("a bound for VRAM", config.vram), ("a part for the CPU beside a GPU", config.cpu_share)):
+        for option, value in (("--vram", config.vram), ("--cpu-share", config.cpu_share)):
             if value is not None:
-                raise OptionError(f"{option} is set, and this run computes on the CPU alone", "Leave it out.")
+                raise OptionError(
+                    f"{option} is about a GPU's VRAM and misses, and this run computes on the CPU",
+                    f"Leave {option} out.",
+                )
     if on_gpu and isinstance(weights, Pack) and weights.sizes.experts.is_quantised:
         # Triton is needed from here on.
         from runtime.gpu.opening import open_on_gpu

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from kernels.gpu.norm import launch_rms_norm
 from torch import Tensor
 
 from kernels.gpu.combine import launch_combine
 from kernels.gpu.experts import launch_down, launch_gate_up
+from kernels.gpu.feed_forward import Operand
+from kernels.gpu.norm import launch_rms_norm
 from kernels.gpu.page_in import launch_page_in
 from kernels.gpu.policy import Policy
 from kernels.gpu.quantise import Quantised
@@ -30,8 +31,8 @@ from runtime.moe import GUESSED, MoELayer, Router
 class Paths:
     """How a missing expert comes to be computed; which branches a step has is fixed, as a graph holds them all.
 
-    Without `fetching` every expert has a slot. Without `host` all that is missing is fetched, and there are always slots
-    for it. With `guessing` the experts that the next layer may need are fetched ahead; else, with `admitting`, those
+    Without `fetching` every expert has a slot. Without `host` all that is missing is fetched, and always finds a slot.
+    With `guessing` the experts that the next layer may need are fetched ahead; else, with `admitting`, those
     that the host computed.
     """
 
@@ -112,7 +113,7 @@ class ExpertStep:
         begun = self._fetch_ahead(step, paths, following, middle, coming, computed)
         self._compute(step, Kind.RESIDENT)
         shared = self._scratch.rows("shared", *middle.shape)
-        self._dense.swiglu(layer.mlp.shared, step.normed, shared, None, fault)
+        self._dense.swiglu(layer.mlp.shared, self._shared_operand(step, layer.mlp), shared, None, fault)
         self._branches.wait(fetched, computed)
         launch_combine(
             step.y,
@@ -137,6 +138,13 @@ class ExpertStep:
         y = scratch.rows("y", count, k * width).view(-1, width)
         position = self._layers.index(layer.index)
         return _Layer(position, rows, self._tables.groups_of(count), normed, a, hidden, y, fault)
+
+    def _shared_operand(self, step: _Layer, mlp: MoELayer) -> Operand:
+        """What the shared expert takes: most often it is what the others take."""
+        takes, theirs = mlp.shared.gate_up.format, self._shape.gate_up
+        if takes.is_quantised and takes.group == theirs.group:
+            return step.a
+        return self._dense.operand(step.normed, mlp.shared.gate_up, step.fault)
 
     def _plan(self, step: _Layer, router: Router) -> Tensor:
         """Routes, and says what becomes of each expert; weights fp32 [T, K]."""

@@ -19,16 +19,13 @@ from runtime.gpu.graphs import Graphs
 from runtime.gpu.split import Split
 from runtime.gpu.step import LayerStep
 from runtime.gpu.step_inputs import StepTransfer
-from runtime.gpu.step_rows import StepRows
+from runtime.gpu.step_rows import StepRows, provided_blocks
 from runtime.gpu.step_tables import StepTables
 from runtime.kv_cache import KVCache
 from runtime.sequence import Batch
 
 Observer = Callable[[int, Tensor], None]
 Source = Callable[[int, Tensor], Tensor]
-
-# The fewest blocks of keys that a graph provides for; each further graph provides for twice as many.
-FEWEST_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -154,8 +151,4 @@ class FewRows:
 
 def _blocks(batch: Batch, block_size: int) -> int:
     """How many blocks of keys the launches of a batch provide for."""
-    most = max(-(-(span.context + span.length) // block_size) for span in batch.spans)
-    blocks = FEWEST_BLOCKS
-    while blocks < most:
-        blocks *= 2
-    return blocks
+    return provided_blocks(max(-(-(span.context + span.length) // block_size) for span in batch.spans))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from kernels.gpu.norm import launch_rms_norm
 from torch import Tensor
 
-from kernels.gpu.attention import Workspace, launch_decode_attention
+from kernels.gpu.attention import Workspace, decode_floats, launch_decode_attention
+from kernels.gpu.norm import launch_rms_norm
 from kernels.gpu.query_key_value import launch_heads
 from kernels.ops import SwiGLUWeights
 from runtime.config import ModelConfig
@@ -17,7 +16,7 @@ from runtime.gpu.branches import Branches, Mark
 from runtime.gpu.dense_step import DenseStep
 from runtime.gpu.expert_step import ExpertStep, Paths
 from runtime.gpu.scratch import Scratch
-from runtime.gpu.step_rows import StepRows
+from runtime.gpu.step_rows import StepRows, provided_blocks
 from runtime.kv_cache import KVCache
 from runtime.layers import DecoderLayer
 from runtime.rope import RopeTable
@@ -102,16 +101,16 @@ class LayerStep:
         attention, workspace = rows.attention, self._attention_workspace(rows.cache)
         for start in range(0, rows.count, ATTENTION_ROWS):
             some = slice(start, start + ATTENTION_ROWS)
-            part = replace(attention, first=attention.first[some], seen=attention.seen[some])
+            part = attention.part(start, start + ATTENTION_ROWS)
             launch_decode_attention(q[some], keys, values, part, self._config.head_dim**-0.5, out[some], workspace)
 
     def _attention_workspace(self, cache: KVCache) -> Workspace:
         """For as many blocks as the positions that there are angles for."""
         if self._workspace is None:
             heads, width, size = self._config.num_attention_heads, self._config.head_dim, cache.block_size
-            blocks = -(-len(self._rope.cos) // size)
+            blocks = provided_blocks(-(-len(self._rope.cos) // size))
             rows = min(ATTENTION_ROWS, self._scratch.most)
-            floats = Workspace.floats(rows, blocks, heads, width, size)
+            floats = decode_floats(rows, blocks, heads, width, size)
             self._workspace = Workspace.empty(floats, self._scratch.device)
         return self._workspace
 
@@ -120,4 +119,4 @@ class LayerStep:
     ) -> None:
         normed = self._scratch.rows("normed", *middle.shape)
         launch_rms_norm(middle, layer.post_attention_norm, self._config.rms_norm_eps, normed, None, None)
-        self._dense.swiglu(mlp, normed, out, middle, fault)
+        self._dense.swiglu(mlp, self._dense.operand(normed, mlp.gate_up, fault), out, middle, fault)

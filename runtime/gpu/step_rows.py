@@ -8,6 +8,9 @@ from kernels.gpu.attention import Rows
 from runtime.gpu.step_inputs import StepInputs
 from runtime.kv_cache import KVCache
 
+# The fewest blocks of keys that a graph provides for; each further graph provides for twice as many.
+FEWEST_BLOCKS = 4
+
 
 @dataclass(frozen=True)
 class StepRows:
@@ -25,3 +28,11 @@ class StepRows:
     @property
     def attention(self) -> Rows:
         return Rows(self.inputs.first, self.inputs.seen, self.inputs.block_table, self.blocks)
+
+
+def provided_blocks(blocks: int) -> int:
+    """How many blocks of keys the launches provide for where a row sees so many."""
+    provided = FEWEST_BLOCKS
+    while provided < blocks:
+        provided *= 2
+    return provided

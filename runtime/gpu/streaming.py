@@ -128,7 +128,8 @@ class ExpertStream:
         for region in (self._placement.slots, *self.buffers):
             row = (address - region.data_ptr()) // self._placement.blob_bytes
             if address and 0 <= row < len(region):
-                return region[row]
+                found: Tensor = region[row]
+                return found
         return None
 
     def _parts(self, layer: int) -> list[Part]:

@@ -77,6 +77,15 @@ class GpuPlan:
     batch_tokens: int
 
     @property
+    def budget(self) -> int:
+        """What the process may take of RAM."""
+        return self.ram_budget
+
+    @property
+    def placement(self) -> str:
+        return "gpu"
+
+    @property
     def vram_total(self) -> int:
         return self.vram_fixed + self.buffers + self.slots * self.slot_bytes
 

@@ -19,6 +19,7 @@ from runtime.config import EngineConfig
 from runtime.engine import Engine
 from runtime.errors import AntangelError, ConfigError
 from runtime.experts.trace import TraceWriter
+from runtime.gpu.vram import GpuPlan
 from runtime.hardware import processor_name, usable_cores
 from runtime.memory import MemoryPlan, peak_memory
 from runtime.pack import is_pack
@@ -208,7 +209,7 @@ class Benchmark:
     cold: Phase
     warm: Phase
     complete: bool
-    plan: MemoryPlan
+    plan: MemoryPlan | GpuPlan
     stats: EngineStats
     peak: int
     backend: str

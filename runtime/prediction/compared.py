@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.config import EngineConfig
+from runtime.gpu.vram import CUDA_ON_HOST, GpuPlan
 from runtime.measuring.benchmark import Benchmark
 from runtime.memory import GROWTH, MemoryPlan, ModelSizes
 from runtime.pack import Pack
@@ -76,12 +77,13 @@ def compare_to_plan(
     }
 
 
-def _as_planned(config: EngineConfig, plan: MemoryPlan, sequences: int) -> EngineConfig:
+def _as_planned(config: EngineConfig, plan: MemoryPlan | GpuPlan, sequences: int) -> EngineConfig:
     """What makes the same plan again, whatever is free by now."""
     return replace(
         config,
         ram=plan.budget,
-        slots=plan.slots if plan.placement == "paged" else None,
+        vram=plan.vram_budget if isinstance(plan, GpuPlan) else None,
+        slots=None if plan.placement == "mapped" else plan.slots,
         kv_blocks=plan.kv_blocks,
         max_batch_tokens=plan.batch_tokens,
         max_sequences=sequences,
@@ -90,8 +92,11 @@ def _as_planned(config: EngineConfig, plan: MemoryPlan, sequences: int) -> Engin
 
 def _machine(config: EngineConfig, benchmark: Benchmark) -> PlannedMachine:
     here = this_machine(config.threads)
-    process = benchmark.plan.process - GROWTH
-    return replace(here, ram=benchmark.plan.budget, process=process, disk=benchmark.disk or UNKNOWN_DISK)
+    plan, disk = benchmark.plan, benchmark.disk or UNKNOWN_DISK
+    here = replace(here, ram=plan.budget, process=plan.process - GROWTH, disk=disk)
+    if isinstance(plan, GpuPlan):
+        return replace(here, process=here.process - CUDA_ON_HOST, vram=plan.vram_budget)
+    return here
 
 
 def _median(figures: tuple[float, ...]) -> float | None:
