@@ -45,7 +45,7 @@ def open_on_machine(weights: Weights, config: EngineConfig, announce: Announce |
         for option, value in (("--vram", config.vram), ("--cpu-share", config.cpu_share)):
             if value is not None:
                 raise OptionError(
-                    f"{option} is about a GPU's VRAM and misses, and this run computes on the CPU",
+                    f"{option} is about a GPU and its VRAM, and this run computes on the CPU",
                     f"Leave {option} out.",
                 )
     if on_gpu and isinstance(weights, Pack) and weights.sizes.experts.is_quantised:

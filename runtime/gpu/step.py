@@ -93,7 +93,8 @@ class LayerStep:
         )
         attended = scratch.rows("attended", count, weights.heads * weights.width)
         self._attention(q, keys, values, rows, attended)
-        middle = scratch.rows("middle", *x.shape)
+        # The layer before may still be guessing from its own.
+        middle = scratch.rows(f"middle {layer.index % 2}", *x.shape)
         self._dense.linear(attended, layer.dense, middle, x, fault)
         return middle
 
