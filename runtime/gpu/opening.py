@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -18,6 +19,7 @@ from runtime.experts.cost import CostTable
 from runtime.experts.lookahead import Lookahead
 from runtime.experts.policy import HALF_LIFE, PROTECTED, Rhythm, make_policy
 from runtime.experts.profile import load_profile
+from runtime.experts.store import ExpertStore
 from runtime.gpu.branches import Branches
 from runtime.gpu.costs import Correction
 from runtime.gpu.dense_step import DenseStep
@@ -36,8 +38,8 @@ from runtime.layers import Progress
 from runtime.memory import available, process_memory
 from runtime.model import DecoderModel
 from runtime.opening import Opened
-from runtime.pack import Pack
 from runtime.pack_layout import ExpertGeometry
+from runtime.weights import Weights
 
 # Rows of a step at most: more are a pass over the prompt.
 MOST_ROWS = 63
@@ -49,14 +51,20 @@ INTERPRETED_SHARE = 0.5
 STAGED_COSTS = CostTable(fetch=(0, 600), in_place=(0, 200))
 
 
-def open_on_gpu(pack: Pack, config: EngineConfig, announce: Announce | None) -> Opened:
+class Paged(Weights, Protocol):
+    """Weights whose experts can be read one by one."""
+
+    def store(self, announce: Announce | None = None) -> ExpertStore: ...
+
+
+def open_on_gpu(pack: Paged, config: EngineConfig, announce: Announce | None) -> Opened:
     """The plan, and experts that are read once the model has its memory. Raises CapacityError or OptionError."""
     process = process_memory()
     free = available(process)
     vram = available_vram(config.device) if torch.device(config.device).type == "cuda" else free
     plan = plan_gpu(pack.sizes, pack.config, config, vram=vram, ram=free, process=process)
     geometry = pack.sizes.experts
-    policy = _policy(config.policy, pack.config, geometry)
+    policy = device_policy(config.policy, pack.config, geometry)
     pass_layers = len(geometry.layers) - pack.config.num_nextn_predict_layers
     experts = DeviceExperts(pack.store(announce), plan, config, pass_layers)
     if announce is not None:
@@ -77,10 +85,10 @@ def _finish(
     driver = Driver(model.device.index or 0) if model.device.type == "cuda" else None
     totals = load_profile(config.profile, experts.geometry) if config.profile else None
     experts.fill(driver, totals, progress, announce)
-    model.few_rows = _few_rows(experts, policy, config, model, driver, announce)
+    model.few_rows = small_batches(experts, policy, config, model, driver, announce)
 
 
-def _few_rows(
+def small_batches(
     experts: DeviceExperts,
     policy: Policy,
     config: EngineConfig,
@@ -88,7 +96,8 @@ def _few_rows(
     driver: Driver | None,
     announce: Announce | None,
 ) -> FewRows:
-    shape, device = _shape(experts.geometry), model.device
+    """What computes small batches as `config` says, with experts that have been read. Raises OptionError."""
+    shape, device = expert_shape(experts.geometry), model.device
     fetching = experts.plan.slots < experts.geometry.blobs
     variant = native_variant() if fetching and config.cpu_share != 0 else None
     most = MOST_ROWS if variant or not fetching else _rows_without_host(experts.plan.slots, model.config)
@@ -192,7 +201,7 @@ def _rows_without_host(slots: int, config: ModelConfig) -> int:
     return rows
 
 
-def _shape(geometry: ExpertGeometry) -> ExpertShape:
+def expert_shape(geometry: ExpertGeometry) -> ExpertShape:
     return ExpertShape(geometry.gate_up, geometry.down, geometry.hidden, geometry.inner, geometry.down_offset)
 
 
@@ -206,7 +215,7 @@ def _chosen(plan: GpuPlan) -> str:
     return f"{said}; {plan.frames:,} are kept in RAM ({plan.frames * plan.slot_bytes / 2**30:.2f} GiB){once}."
 
 
-def _policy(name: str | None, config: ModelConfig, geometry: ExpertGeometry) -> Policy:
+def device_policy(name: str | None, config: ModelConfig, geometry: ExpertGeometry) -> Policy:
     """What the device needs to know of a policy. Raises OptionError for one that does not exist."""
     rhythm = Rhythm.of(len(geometry.layers), geometry.count, config.num_experts_per_tok)
     made = make_policy(name, rhythm)

@@ -205,12 +205,12 @@ class _Writing:
     def files(self, like: Path | None) -> dict[str, FileHashes]:
         entries, geometry = self._model.entries, self._model.geometry
         dense = self._file(
-            DENSE, PIECE, [entry.end - entry.offset for entry in entries], lambda i: _dense_pieces(entries[i], i)
+            DENSE, PIECE, [entry.end - entry.offset for entry in entries], lambda i: dense_pieces(entries[i], i)
         )
         if like is not None:
             os.link(like / EXPERTS, self._directory / EXPERTS)
             return {DENSE: dense, **hash_files(self._directory, {EXPERTS: file_parts(entries, geometry)[EXPERTS]})}
-        blobs = _Blobs(geometry)
+        blobs = Blobs(geometry)
         experts = self._file(EXPERTS, geometry.blob_bytes, [geometry.blob_bytes] * geometry.blobs, blobs.pieces)
         return {DENSE: dense, EXPERTS: experts}
 
@@ -239,8 +239,8 @@ class _Writing:
             self._progress(self._done, self._total)
 
 
-class _Blobs:
-    """Experts, in runs of banks."""
+class Blobs:
+    """Experts, in runs of banks: the same blob has the same bytes, whichever thread asks for it."""
 
     def __init__(self, geometry: ExpertGeometry) -> None:
         self._geometry = geometry
@@ -259,8 +259,8 @@ class _Blobs:
         yield _zeros(geometry.blob_bytes - geometry.content)
 
 
-def _dense_pieces(entry: DenseEntry, index: int) -> Iterator[Bytes]:
-    """An entry and the padding behind it."""
+def dense_pieces(entry: DenseEntry, index: int) -> Iterator[Bytes]:
+    """An entry, which is the `index`-th, and the padding behind it."""
     random, format = np.random.default_rng([SEED, 2, index]), entry.format
     if entry.is_matrix:
         rows, columns = entry.shape
