@@ -36,10 +36,6 @@ class Graphs:
         self._graphs[kind].replay()
         self.replays += 1
 
-    def forget(self) -> None:
-        """What was captured no longer holds: its memory has moved."""
-        self._graphs.clear()
-
     def _capture(self, kind: Hashable, launches: Launches) -> bool:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
