@@ -1,4 +1,4 @@
-"""Triton kernels. Triton is imported with the first op that is used, so that a CPU runs without it."""
+"""Triton kernels. Triton is imported where a GPU is examined or an op is used, so that a CPU runs without it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kernels.gpu import probe
 from kernels.registry import Announce, register
 
 # The module of each op here.
@@ -44,16 +45,32 @@ class _Lazy:
 
 
 def runs_on_gpu(device: torch.device, dtype: torch.dtype, announce: Announce | None) -> str | None:
-    """Why a device can't have the Triton kernels, or None."""
+    """Why a device can't have the Triton kernels, or None: what can be asked for, then whether it computes their bits.
+
+    A GPU is examined once in a process. `announce` is told when that takes more than a moment.
+    """
+    reason = _unsupported(device, dtype)
+    if reason is not None:
+        return reason
+    return probe.finding(device, announce)
+
+
+def _unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda":
         return "the device is no GPU"
+    if dtype is not torch.float32:
+        return f"they compute in float32, not in {str(dtype).removeprefix('torch.')}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "TRITON_INTERPRET is 1, with which Triton computes on the processor: unset it"
     if torch.version.hip is not None:
         return "the GPU is AMD's, on which these kernels were never tried"
+    if not torch.cuda.is_available():
+        return "torch finds no GPU: check that nvidia-smi lists one, and that torch is a build for CUDA"
     if torch.cuda.get_device_capability(device) < OLDEST:
         return f"the GPU is older than compute capability {OLDEST[0]}.{OLDEST[1]}"
-    return None if dtype is torch.float32 else f"they compute in float32, not in {dtype}"
+    return None
 
 
 def runs_interpreted(device: torch.device, dtype: torch.dtype, announce: Announce | None) -> str | None:
