@@ -103,6 +103,11 @@ def test_more_seen_than_one_program_takes() -> None:
     check(draw(1, 2500), 2500, [Restriction(None, seen, 1.2)], 3)
 
 
+def test_totals_of_scores_that_a_reciprocal_of_the_temperature_would_change() -> None:
+    given = [Restriction(temperature=temperature) for temperature in (1.3, 0.7, 0.6)]
+    check(torch.tensor([[0.0, -39 / 64], [-103 / 64, 0.0], [0.0, -30 / 64]]), 2, given, 2)
+
+
 def test_totals_of_scores_that_all_count() -> None:
     mask = torch.rand(5200, generator=torch.Generator().manual_seed(1)) < 0.7
     given = [Restriction(temperature=0.7), Restriction(mask, temperature=1.3), Restriction()]
