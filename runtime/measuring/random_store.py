@@ -1,4 +1,4 @@
-"""A model of random weights that is never written: its experts and its other weights are drawn as they are asked for."""
+"""A model of random weights that is never written: its experts and other weights are drawn as they are asked for."""
 
 from __future__ import annotations
 
