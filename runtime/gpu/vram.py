@@ -23,6 +23,9 @@ LEAST_BATCH = 512
 MOST_BATCH = 4096
 BATCH_STEP = 256
 
+# Bytes of scores that a prompt's attention keeps at once, at most: MOST_SCORES of kernels/gpu/prefill_attention.py.
+KEPT_SCORES = 256 << 20
+
 # Experts in each of the two buffers that a prompt's experts stream through: the least, and a layer's at most.
 LEAST_STREAMED = 16
 
@@ -327,7 +330,8 @@ class _Division:
         blocks = -(-context // self.engine.block_size)
         scores = config.num_attention_heads * blocks * (self.engine.block_size + config.head_dim + 2)
         tables = context * config.rotary_dim
-        return workspace_bytes(config, batch, self.engine.max_sequences) + 4 * (DECODE_ROWS * scores + tables)
+        kept = min(KEPT_SCORES, 4 * config.num_attention_heads * batch * context)
+        return workspace_bytes(config, batch, self.engine.max_sequences) + 4 * (DECODE_ROWS * scores + tables) + kept
 
     @property
     def _block_bytes(self) -> int:

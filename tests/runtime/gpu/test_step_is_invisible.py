@@ -1,4 +1,4 @@
-"""A GPU changes no token: whatever has a slot, is fetched, or is computed by the host, one at a time or together.
+"""A GPU changes no bit: whatever has a slot, is fetched, or is computed by the host, one at a time or together.
 
 Without a GPU the same launches run in Triton's interpreter, in the order in which a graph would hold them.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from kernels.gpu.launch import INTERPRETING
 from runtime.config import Amount, EngineConfig, Share
@@ -22,6 +23,8 @@ from runtime.packing import write_pack
 from runtime.request import Request, Stage
 from runtime.sampling import SamplingParams
 from runtime.stats import PagingStats
+from tests.kernels.scalars import same_bits
+from tests.runtime.model_steps import make_batch
 from tests.runtime.tiny import make_tiny_checkpoint
 
 SHAPE: dict[str, Any] = {
@@ -50,7 +53,6 @@ def request(number: int, tokens: int, length: int) -> Request:
     return Request(tuple(ids), (Stage(sampled if number % 2 else GREEDY, tokens),))
 
 
-ALONE = [request(0, 3, 3)]
 TOGETHER = [request(number, 2, 1 + number % 3) for number in range(8)]
 LONG = [request(1, 2, 100)]
 
@@ -85,10 +87,31 @@ def answers(engine: Engine, requests: Sequence[Request]) -> Tokens:
 def expected(pack: Path) -> dict[str, Tokens]:
     """What the model says on the CPU."""
     engine = Engine.load(pack, EngineConfig(**SMALL))
-    said = {"alone": answers(engine, ALONE), "together": answers(engine, TOGETHER), "long": answers(engine, LONG)}
+    said = {"together": answers(engine, TOGETHER), "long": answers(engine, LONG)}
     engine.close()
     assert len({tuple(tokens) for tokens in said["together"]}) > 4
     return said
+
+
+def hidden_states(engine: Engine) -> list[Tensor]:
+    """What three steps leave: a prompt, a token, and a token beside another sequence's first."""
+    steps = [[(0, [5, 6], 0)], [(0, [7], 2)], [(1, [8], 0), (0, [9], 3)]]
+    batches = [make_batch(chunks, SMALL["block_size"]) for chunks in steps]
+    found = [engine._model.forward(batch, engine._cache).cpu() for batch in batches]
+    engine.check_integrity()
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(pack: Path) -> list[Tensor]:
+    engine = Engine.load(pack, EngineConfig(**SMALL))
+    found = hidden_states(engine)
+    engine.close()
+    return found
+
+
+def assert_same(engine: Engine, on_the_cpu: list[Tensor]) -> None:
+    assert all(same_bits(found, wanted) for found, wanted in zip(hidden_states(engine), on_the_cpu, strict=True))
 
 
 def loaded(pack: Path, **options: Any) -> Engine:
@@ -108,9 +131,9 @@ def moved(engine: Engine) -> float:
 
 
 @pytest.mark.parametrize(("slots", "share"), [(1, 0.5), (6, 0.0), (6, 0.5), (Share(0.5), 1.0)], ids=str)
-def test_whoever_computes_what_is_missing(pack: Path, expected: dict[str, Tokens], slots: Amount, share: float) -> None:
+def test_whoever_computes_what_is_missing(pack: Path, on_the_cpu: list[Tensor], slots: Amount, share: float) -> None:
     engine = loaded(pack, slots=slots, cpu_share=share, lookahead="off")
-    assert answers(engine, ALONE) == expected["alone"]
+    assert_same(engine, on_the_cpu)
     stats = paging(engine)
     fetched = stats.misses - stats.in_place
     assert (stats.in_place > 0) == (share > 0)
@@ -121,9 +144,9 @@ def test_whoever_computes_what_is_missing(pack: Path, expected: dict[str, Tokens
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_whatever_leaves_and_is_guessed(pack: Path, expected: dict[str, Tokens], policy: str) -> None:
+def test_whatever_leaves_and_is_guessed(pack: Path, on_the_cpu: list[Tensor], policy: str) -> None:
     engine = loaded(pack, slots=8, policy=policy, lookahead="on")
-    assert answers(engine, ALONE) == expected["alone"]
+    assert_same(engine, on_the_cpu)
     stats = paging(engine)
     assert stats.policy == policy
     assert stats.guessed >= stats.guessed_right > 0
@@ -140,9 +163,9 @@ def test_all_at_once(pack: Path, expected: dict[str, Tokens]) -> None:
     engine.close()
 
 
-def test_nothing_moves_where_all_have_a_slot(pack: Path, expected: dict[str, Tokens]) -> None:
+def test_nothing_moves_where_all_have_a_slot(pack: Path, on_the_cpu: list[Tensor]) -> None:
     engine = loaded(pack, slots=BLOBS)
-    assert answers(engine, ALONE) == expected["alone"]
+    assert_same(engine, on_the_cpu)
     stats = paging(engine)
     assert stats.misses == stats.bytes_moved == 0
     assert stats.resident == BLOBS
@@ -159,14 +182,14 @@ def test_behind_a_prompt_that_streams(pack: Path, expected: dict[str, Tokens], b
     engine.close()
 
 
-def test_each_expert_kept_once(pack: Path, expected: dict[str, Tokens], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_expert_kept_once(pack: Path, on_the_cpu: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """RAM has no room for all of them, and what is fetched changes places with what leaves."""
     monkeypatch.setattr(vram, "SPARE_FRAMES", 0)
     monkeypatch.setattr(vram, "_frames", lambda every, slots, blob, room: every - slots)
     engine = loaded(pack, slots=8, cpu_share=0.5)
     assert isinstance(engine._pager, DeviceExperts)
     assert engine._pager.host.frames == BLOBS - 8
-    assert answers(engine, ALONE) == expected["alone"]
+    assert_same(engine, on_the_cpu)
     stats = paging(engine)
     assert stats.misses > stats.in_place > 0
     assert_every_expert_is_whole(engine._pager)
@@ -174,14 +197,14 @@ def test_each_expert_kept_once(pack: Path, expected: dict[str, Tokens], monkeypa
 
 
 def test_frames_that_a_gpu_cannot_read_are_staged(
-    pack: Path, expected: dict[str, Tokens], monkeypatch: pytest.MonkeyPatch
+    pack: Path, on_the_cpu: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "_needs_staging", lambda experts, driver: True)
     engine = loaded(pack, slots=8, cpu_share=0.0)
     assert isinstance(engine._pager, DeviceExperts)
     # What is read from here would not be the experts.
     engine._pager.placement.frames.zero_()
-    assert answers(engine, ALONE) == expected["alone"]
+    assert_same(engine, on_the_cpu)
     assert moved(engine) > 0
     engine.close()
 
@@ -196,14 +219,9 @@ def assert_every_expert_is_whole(experts: DeviceExperts) -> None:
 
 
 @pytest.mark.gpu
-def test_graphs_change_nothing(pack: Path, expected: dict[str, Tokens]) -> None:
-    for graphs in (True, False):
-        engine = loaded(pack, slots=6, graphs=graphs)
-        assert [answers(engine, ALONE) for _ in range(4)] == [expected["alone"]] * 4
-        assert (replays(engine) > 0) == graphs
-        engine.close()
-
-
-def replays(engine: Engine) -> int:
-    few_rows = engine._model.few_rows  # type: ignore[attr-defined]
-    return int(few_rows._graphs.replays)
+@pytest.mark.parametrize("graphs", [True, False])
+def test_graphs_change_nothing(pack: Path, expected: dict[str, Tokens], graphs: bool) -> None:
+    engine = loaded(pack, slots=6, graphs=graphs)
+    assert [answers(engine, TOGETHER) for _ in range(4)] == [expected["together"]] * 4
+    assert (engine._model.few_rows._graphs.replays > 0) == graphs  # type: ignore[attr-defined]
+    engine.close()
