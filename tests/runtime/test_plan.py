@@ -228,7 +228,7 @@ def test_without_the_disk_what_does_not_fit_is_refused_and_still_described() -> 
 
 @pytest.mark.parametrize(
     ("vram", "ram", "fits"),
-    [(80 * GB, 32 * GB, "vram"), (24 * GB, 64 * GB, "ram"), (24 * GB, 48 * GB, "ram"), (48 * GB, 24 * GB, "ram")],
+    [(80 * GB, 32 * GB, "vram"), (24 * GB, 64 * GB, "ram"), (24 * GB, 48 * GB, "ram"), (48 * GB, 25 * GB, "ram")],
 )
 def test_with_a_gpu_the_slowest_tier_is_named(vram: int, ram: int, fits: str) -> None:
     prediction = flash(machine=replace(CARD, vram=vram, ram=ram, all_hit_s=None))
