@@ -52,8 +52,8 @@ class Groups:
     """The rows of each expert that a step uses, experts ascending.
 
     Pair t * K + k is token t with the k-th of its K experts. Of D entries the first `count` are used; an expert's pairs
-    are `pairs[starts[i] : starts[i + 1]]`, ascending. `addresses` are those of blobs that the device computes with, 0 for
-    what is computed in place. `most` is the most experts that there may be, and `most_rows` the most pairs of one.
+    are `pairs[starts[i] : starts[i + 1]]`, ascending. `addresses` are those of blobs that the device computes with, 0
+    for what is computed in place. `most` is the most experts that there may be, and `most_rows` the most pairs of one.
     """
 
     count: Tensor  # int32 [1]
@@ -70,10 +70,13 @@ class Groups:
 
 @dataclass(frozen=True)
 class Fetches:
-    """Blobs that are to be copied from a host frame into a slot: the first `count` rows of (frame, slot)."""
+    """Blobs that are to be copied from a host frame into a slot: the first `count` rows of (frame, slot).
+
+    An exclusive placement needs a third column: 1 where what was in the slot goes to the frame, 0 where it was free.
+    """
 
     count: Tensor  # int32 [1]
-    moves: Tensor  # int32 [most, 2]
+    moves: Tensor  # int32 [most, 2 or 3]
 
     @property
     def most(self) -> int:

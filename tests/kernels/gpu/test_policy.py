@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from kernels.gpu import policy as policies
@@ -25,8 +25,11 @@ STEP_HALF_LIFE = HALF_LIFE * RHYTHM.reuse * LAYERS
 EXACT = ("lru", "slru", "least-stale")
 FREQUENT = ("lfu", "lfru")
 
+# Without looking for a smaller example, which takes minutes in the interpreter.
+QUICKLY = (Phase.explicit, Phase.reuse, Phase.generate)
+
 # How far fp32 may be from the true score of a blob: by the unit, and by the half-life since its last use.
-BOUND, BOUND_BY_AGE = 1e-5, 5e-7
+BOUND, BOUND_BY_AGE = 4e-6, 5e-7
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +107,7 @@ def play(device: Device, reference: EvictionPolicy, moves, touch) -> tuple[np.nd
 
 @pytest.mark.parametrize("name", EXACT)
 @given(moves=histories, slots=st.permutations(range(EVERY)), size=st.integers(2, EVERY), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=QUICKLY)
 def test_victims_are_those_of_the_runtime_one_after_another(name: str, moves, slots, size, data) -> None:
     device, reference = Device(device_policy(name)), make_policy(name, RHYTHM)
 
@@ -139,7 +142,7 @@ def test_a_touch_of_the_others(name: str, uses: int) -> None:
 
 @pytest.mark.parametrize("name", FREQUENT)
 @given(moves=histories, slots=st.permutations(range(EVERY)), size=st.integers(1, EVERY), data=st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, phases=QUICKLY)
 def test_a_victims_score_is_the_lowest_within_the_bound(name: str, moves, slots, size, data) -> None:
     device, reference = Device(device_policy(name)), make_policy(name, RHYTHM)
     scores, now = play(device, reference, moves, device.touch)
@@ -170,11 +173,12 @@ def test_frequencies_stay_within_the_bound_over_a_long_run() -> None:
     assert np.abs(device.frequency.double().numpy(force=True) - true).max() < BOUND
 
 
+@pytest.mark.parametrize("now", [60, 10**8])
 @pytest.mark.parametrize("name", FREQUENT)
-def test_scores_are_within_the_bound(name: str, monkeypatch) -> None:
+def test_scores_are_within_the_bound(name: str, now: int, monkeypatch) -> None:
     """Slots in the order in which they leave, at every age."""
     monkeypatch.setattr(policies, "SLOT_CHUNK", 128)
-    random, experts, now = np.random.default_rng(2), 400, 10**8
+    random, experts = np.random.default_rng(2), 300
     policy = Policy(name, 3, experts // 3, 400.0, PROTECTED)
     ages = np.exp(random.uniform(0, math.log(now), experts)).astype(np.int64)
     device = Device(
@@ -208,6 +212,18 @@ def test_many_slots(name: str, monkeypatch) -> None:
     owner = [*range(1501, 400, -1), 300]
     second = 0 if name == "least-stale" else len(owner) - 1  # of the highest layer
     assert device.victims(owner, set(), [0, 0], 60) == [1, second]
+
+
+def test_slru_protects_no_more_than_its_part() -> None:
+    """Four of six may be protected. Once what comes is too, the longest unused of all leaves."""
+    device = Device(device_policy("slru"))
+    device.frequency[:4], device.frequency[4:6] = 2, 1
+    device.last_used[:6] = torch.arange(1, 7)
+    assert device.victims([0, 1, 2, 3, 4, 5], set(), [1, 0], 9) == [4, 0]
+    assert device.victims([0, 1, 2, 3, 4, 5], set(), [0, 0], 9) == [4, 5]
+    device.frequency[4] = 2
+    assert device.victims([0, 1, 2, 3, 4, 5], set(), [0, 0], 9) == [0, 5]
+    assert device.victims([0, 1, 2, 3, 4], set(), [0], 9) == [0]
 
 
 def test_too_many_slots_are_refused() -> None:

@@ -67,6 +67,8 @@ def test_extreme_scores() -> None:
     x = torch.tensor([[1e4, 0.0], [-1e4, 0.0], [1e-30, 1e-38]])
     weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1e-3, 1.0], [-1e-3, 1.0], [0.0, 0.0], [1e-5, -1.0]])
     check(x, weight, draw(6) * 0.1, 3, 2, 1, 1.1)
+    # All scores are subnormal, and add up to less than what keeps the sum from being zero.
+    check(x[:1], -weight[:4].abs() - 1, draw(4), 2, 1, 1)
 
 
 def test_a_row_that_is_not_finite_still_names_distinct_experts() -> None:
