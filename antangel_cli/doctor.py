@@ -1,4 +1,4 @@
-"""`antangel doctor`: this machine, the kernels it gets and why not others, permissions, and the model that answers."""
+"""`antangel doctor`: machine, GPUs, the kernels they get and why not others, permissions, the model that answers."""
 
 from __future__ import annotations
 
@@ -102,11 +102,31 @@ def _page(terminal: Terminal, found: Found) -> Iterator[str]:
     yield terminal.rows("Kernels in use", list(found["kernels"].items()))
     if found["refused"]:
         yield terminal.rows("Kernels refused", list(found["refused"].items()))
+    yield from (_gpu_page(terminal, gpu) for gpu in found["gpus"])
     places = found["permissions"]
     yield terminal.rows("Directories", [(place["use"], place["state"], place["path"]) for place in places])
     if warned := [(place["use"], place["warning"]) for place in places if place["warning"]]:
         yield terminal.rows("Warnings", warned)
     yield from _model_page(terminal, found["model"])
+
+
+def _gpu_page(terminal: Terminal, gpu: Found) -> str:
+    rows = [("name", gpu["name"])]
+    if "problem" in gpu:
+        rows.append(("problem", gpu["problem"]))
+    else:
+        memory = f"{show_bytes(gpu['memory_free'])} free of {show_bytes(gpu['memory'])}"
+        rows += [("compute capability", gpu["compute_capability"]), ("memory", memory)]
+    rows += [(name, gpu[name]) for name in ("driver", "cuda", "triton", "examination")]
+    rows += [("kernels", f"{name}: {ops}") for name, ops in _by_value(gpu["kernels"]).items()]
+    rows += [("refused", f"{names}: {reason}") for reason, names in _by_value(gpu["refused"]).items()]
+    return terminal.rows(f"GPU {gpu['device']}", rows)
+
+
+def _by_value(table: dict[str, str]) -> dict[str, str]:
+    """What has the same value, together: its names by the value."""
+    values = dict.fromkeys(table.values())
+    return {value: ", ".join(name for name in table if table[name] == value) for value in values}
 
 
 def _model_page(terminal: Terminal, model: Found) -> Iterator[str]:

@@ -28,7 +28,7 @@ FITS = {
 EXCLUSIVE = "every expert is in memory once, in the GPU's or in the host's, which has no room for copies"
 
 GPU_NOTE = (
-    "This version computes on the processor: figures for a GPU are what its tiers are designed to reach, not measured."
+    "Figures for a GPU are predicted by formulas from its memory and rates: we have measured none of them on one."
 )
 
 

@@ -68,7 +68,11 @@ def _unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
         return "the GPU is AMD's, on which these kernels were never tried"
     if not torch.cuda.is_available():
         return "torch finds no GPU: check that nvidia-smi lists one, and that torch is a build for CUDA"
-    if torch.cuda.get_device_capability(device) < OLDEST:
+    try:
+        capability = torch.cuda.get_device_capability(device)
+    except (RuntimeError, AssertionError) as error:
+        return f"the GPU does not answer: {str(error).partition(chr(10))[0]}: check that nvidia-smi runs"
+    if capability < OLDEST:
         return f"the GPU is older than compute capability {OLDEST[0]}.{OLDEST[1]}"
     return None
 

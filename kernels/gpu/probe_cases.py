@@ -18,7 +18,7 @@ from kernels.gpu import OPS
 from kernels.gpu.launch import fresh_fault
 from kernels.gpu.norm import launch_rms_norm
 from kernels.gpu.probe_step import copied_blobs, planned_steps
-from kernels.gpu.quantise import Quantised
+from kernels.gpu.quantise import Quantised, launch_quantise
 from kernels.ops import AttentionPlan, AttentionWeights, ExpertPool, Restriction, SwiGLUWeights
 from kernels.registry import choose
 
@@ -113,7 +113,7 @@ def matrix_of(name: str, rows: int, columns: int, seed: int) -> Matrix:
     """Any weights that a format has."""
     form, random = Format.parse(name), torch.Generator().manual_seed(seed)
     if not form.is_quantised:
-        return Matrix.identity(draw(rows, columns, seed=seed).bfloat16())
+        return Matrix.identity((draw(rows, columns, seed=seed) / columns**0.5).bfloat16())
     matrix = Matrix(form, rows, columns, torch.zeros(form.nbytes(rows, columns), dtype=torch.uint8))
     # At 8 bit -128 is none.
     lowest = -127 if form.bits == 8 else -128
@@ -158,10 +158,22 @@ def _products() -> Iterator[Case]:
     for name, rows in product(("w8a8:64", "w4a8:64", "bf16"), PRODUCT_ROWS):
         matrix, x = matrix_of(name, OUTPUTS, HIDDEN, seed=rows), rows_of(rows)
         yield op_case("linear", f"{name}, {_said(rows)}", x, matrix, draw(rows, OUTPUTS, seed=3))
+    yield Case("linear", "what is not finite", _noticed, lambda: [torch.tensor([[fault] for fault in (0, 1, 1)]).int()])
+
+
+def _noticed(device: torch.device) -> list[Tensor]:
+    """Whether quantising notes what is not finite, of which there is nothing, a NaN and an infinity."""
+    faults = []
+    for bad in (0.0, torch.nan, -torch.inf):
+        x, fault = rows_of(1), fresh_fault(device)
+        x[0, 70] = bad
+        launch_quantise(x.to(device), Quantised.empty(1, HIDDEN, 64, device), fault)
+        faults.append(fault.cpu())
+    return [torch.stack(faults)]
 
 
 def _networks() -> Iterator[Case]:
-    for name, rows in product(("w8a8:64", "w4a8:64"), ROWS):
+    for name, rows in product(("w8a8:64", "w4a8:64", "bf16"), ROWS):
         yield op_case(
             "swiglu", f"{name}, {_said(rows)}", rows_of(rows), network_of(name, seed=4), rows_of(rows, seed=5)
         )
@@ -209,7 +221,7 @@ def _heads() -> Iterator[Case]:
     for rows in ROWS:
         cos, sin = draw(rows, ROTARY // 2, seed=15), draw(rows, ROTARY // 2, seed=16)
         slots = torch.randperm(3 * BLOCK_SIZE, generator=torch.Generator().manual_seed(17))[:rows]
-        cache = _cache(3, torch.bfloat16 if rows == 3 else torch.float32)
+        cache = _cache(3, CACHES[-1] if rows > 1 else torch.float32)
         arguments = (rows_of(rows), weights, cos, sin, *cache, slots)
         yield op_case("query_key_value", _said(rows), *arguments, written=(4, 5))
 

@@ -1,8 +1,7 @@
-"""An examination of the machine: what it has, and which kernels its processor gets."""
+"""An examination of the machine: what it has, and which kernels its processor and its GPUs get."""
 
 from __future__ import annotations
 
-import importlib
 import platform
 import subprocess
 from typing import Any
@@ -12,42 +11,38 @@ import torch
 from kernels.cpu import best_first, cpu_features
 from kernels.cpu.build import BuildError, cache_directory, find_compiler
 from kernels.registry import Announce, choose
+from runtime.examination.gpus import examine_gpus, summary, triton_version
 from runtime.hardware import processor_name, usable_cores, usable_memory
+
+# Of those that a processor doesn't get: a word about each GPU says why.
+GPU_KERNELS = "triton"
 
 
 def examine(announce: Announce | None = None) -> dict[str, Any]:
-    """Machine, kernels by op, and refused kernels with the reason, each told once."""
-    choice = choose("cpu", announce=announce)
+    """Machine, kernels of the processor by op, refused ones with the reason, each told once; and the GPUs."""
+    choice, gpus = choose("cpu", announce=announce), examine_gpus(announce)
     return {
-        "machine": _machine(),
+        "machine": _machine(gpus),
         "kernels": choice.names,
-        "refused": {refusal.name: refusal.reason for refusal in choice.refusals},
+        "refused": {one.name: one.reason for one in choice.refusals if one.name != GPU_KERNELS},
+        "gpus": gpus,
     }
 
 
-def _machine() -> dict[str, Any]:
+def _machine(gpus: list[dict[str, Any]]) -> dict[str, Any]:
     known = frozenset().union(*(variant.needs for variant in best_first))
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "processor": processor_name(),
         "architecture": platform.machine(),
         "usable_cores": usable_cores(),
         "usable_memory_GiB": round(usable_memory() / 2**30, 1),
         "instruction_sets": " ".join(sorted(known & cpu_features())) or "none of those with kernels",
-        "gpus": ", ".join(gpus) or "none",
+        "gpus": summary(gpus),
         "torch": torch.__version__,
-        "triton": _triton(),
+        "triton": triton_version(),
         "compiler": _compiler(),
         "kernel_cache": str(cache_directory()),
     }
-
-
-def _triton() -> str:
-    """The version, or why there is none."""
-    try:
-        return str(importlib.import_module("triton").__version__)
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return f"none: {error}"
 
 
 def _compiler() -> str:

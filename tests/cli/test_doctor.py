@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from antangel_cli import load, self_test
 from antangel_cli.app import app
@@ -48,6 +49,76 @@ def test_the_page_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     page = run(capsys)
     for word in ("Machine", "Kernels in use", "experts", "usable memory GiB", "Model: nano"):
         assert word in page
+
+
+def gpu(device: str, **facts: object) -> dict[str, object]:
+    ops = ("linear", "experts")
+    return {
+        "device": device,
+        "name": "NVIDIA GeForce RTX 4090",
+        "compute_capability": "8.9",
+        "memory": 24 << 30,
+        "memory_free": 23 << 30,
+        "driver": "570.86.15",
+        "cuda": "12.8",
+        "triton": "3.6.0",
+        "agrees": True,
+        "examination": "every Triton kernel agrees with the reference, bit for bit",
+        "kernels": dict.fromkeys(ops, "triton"),
+        "refused": {},
+    } | facts
+
+
+def test_without_a_gpu_one_line_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    found = json.loads(run(capsys, "--json"))
+    assert found["gpus"] == []
+    assert found["machine"]["gpus"].startswith("none")
+    page = run(capsys)
+    assert [line.split() for line in page.splitlines() if "gpu" in line.lower()] == [
+        ["gpus", *found["machine"]["gpus"].split()]
+    ]
+
+
+def test_each_gpu_is_shown_with_what_its_examination_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "this GPU computes other bits in linear: w8a8:64, 1 row: 3 of 80 numbers"
+    elsewhere = dict.fromkeys(("c++ avx2", "c++ portable"), "computes on the CPU alone")
+    gpus = [
+        gpu("cuda:0"),
+        gpu(
+            "cuda:1",
+            agrees=False,
+            examination=reason,
+            kernels={"linear": "torch"},
+            refused={"triton": reason} | elsewhere,
+        ),
+        {key: value for key, value in gpu("cuda:2", problem="it is lost").items() if not key.startswith("memory")},
+    ]
+    monkeypatch.setattr("runtime.examination.doctor.examine_gpus", lambda announce: gpus)
+    found = json.loads(run(capsys, "--json"))
+    assert found["gpus"] == gpus
+    assert [one["agrees"] for one in found["gpus"]] == [True, False, True]
+    page = run(capsys)
+    first, second, third = (page.partition(f"GPU cuda:{i}")[2].partition("\n\n")[0] for i in range(3))
+    for words in (
+        "compute capability  8.9",
+        "23.0 GiB free of 24.0 GiB",
+        "570.86.15",
+        "12.8",
+        "3.6.0",
+        "bit for bit",
+        "triton: linear, experts",
+    ):
+        assert words in first
+    assert "refused" not in first
+    assert f"examination         {reason}" in second
+    assert f"triton: {reason}" in second
+    assert "torch: linear" in second
+    assert "c++ avx2, c++ portable: computes on the CPU alone" in second
+    assert "it is lost" in third
+    assert "free of" not in third
 
 
 def test_without_a_compiler_the_reference_runs_and_doctor_says_what_is_missing(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def test_a_machine_with_a_gpu_is_told_in_both_kinds_of_units(flash: Path) -> Non
     assert decimal["prediction"]["slots"] < binary["prediction"]["slots"]
     page = plan(flash, "--gpu", "80GB", "--ram", "64GB", *TOLD)
     assert "fits: vram" in page.stdout
-    assert "designed to reach, not measured" in page.stdout
+    assert "predicted by formulas" in page.stdout
+    assert "measured none of them" in page.stdout
 
 
 def test_experts_that_are_kept_once_are_said_so(flash: Path) -> None:

@@ -36,7 +36,8 @@ def add(op: str, name: str, rank: int, reason: str | None) -> Callable[..., Any]
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_runs_in_plain_torch_anywhere(op: str) -> None:
-    *_, last = registry.implementations(op)
+    # What ranks lower is never the best.
+    *_, last = (one for one in registry.implementations(op) if one.rank >= 0)
     assert (last.name, last.rank) == ("torch", 0)
     assert last.supports(torch.device("cuda"), torch.bfloat16, None) is None
 
