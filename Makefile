@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check test gpu gpu-tests emulate bench wheel bundle clean
+.PHONY: setup demo check test compile gpu gpu-tests emulate bench wheel bundle clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ check: setup
 
 test: check
 	$(BIN)/python -m pytest -m "not gpu"
+
+# Kernels for all architectures, each case for all five: minutes, where `make test` takes one for each in turn.
+compile: setup
+	ANTANGEL_COMPILE=all $(BIN)/python -m pytest tests/kernels/gpu/test_compile.py
 
 # What `make test` interprets and compiles runs on a GPU, and so does what needs one.
 GPU_TESTS := tests/kernels/gpu tests/runtime/gpu

@@ -14,11 +14,14 @@ import pytest
 from kernels.gpu.launch import launch, recording
 from tests.kernels.gpu import bad_cases
 from tests.kernels.gpu.checking import faults_of_case
-from tests.kernels.gpu.compiling import ARCHITECTURES, Case, Compiled, as_table, cases_of
+from tests.kernels.gpu.compiling import ARCHITECTURES, Case, Compiled, as_table, cases_of, jobs_of
 
 ROOT = Path(__file__).resolve().parents[3]
 CASES = cases_of()
-EVERY = [(case, architecture) for case in CASES for architecture in case.architectures]
+
+# Every case for every architecture takes minutes, and is what `make compile` does; else each case is compiled for one.
+COMPILES_ALL = os.environ.get("ANTANGEL_COMPILE") == "all"
+EVERY = jobs_of(CASES, ARCHITECTURES, one_each=not COMPILES_ALL)
 
 By = dict[tuple[str, int], list[Compiled]]
 
@@ -36,8 +39,14 @@ def compiled(module: str, *words: str, cache: Path) -> By:
 
 
 @pytest.fixture(scope="session")
-def every(tmp_path_factory: pytest.TempPathFactory) -> By:
-    return compiled("compiling", *map(str, ARCHITECTURES), cache=tmp_path_factory.mktemp("triton"))
+def cache(request: pytest.FixtureRequest) -> Path:
+    """Triton's cache of what it compiled, kept with pytest's: a kernel that didn't change is not compiled again."""
+    return Path(request.config.cache.mkdir("triton"))
+
+
+@pytest.fixture(scope="session")
+def every(cache: Path) -> By:
+    return compiled("compiling", *([] if COMPILES_ALL else ["--one-each"]), *map(str, ARCHITECTURES), cache=cache)
 
 
 @pytest.mark.parametrize(("case", "architecture"), EVERY, ids=[f"{case.name}-sm_{arch}" for case, arch in EVERY])
@@ -46,14 +55,28 @@ def test_it_compiles_to_exact_arithmetic_that_fits(every: By, case: Case, archit
     assert not found, "\n".join(found)
 
 
+def test_all_architectures_are_met_by_cases_of_every_kind() -> None:
+    """In turn, and cases that come back after five meet another."""
+    cases = [Case(f"op:{number}", lambda: None) for number in range(25)] + [
+        Case("op:newest", lambda: None, architectures=(90, 120))
+    ]
+    jobs = jobs_of(cases, ARCHITECTURES, one_each=True)
+    assert [case for case, _ in jobs] == cases
+    assert all({arch for _, arch in jobs[start:25:5]} == set(ARCHITECTURES) for start in range(5))
+    assert jobs[-1][1] in (90, 120)
+    assert jobs_of([Case("other", lambda: None), *cases], ARCHITECTURES, one_each=True)[1:] == jobs
+    assert len(jobs_of(cases, ARCHITECTURES, one_each=False)) == 25 * 5 + 2
+    assert jobs_of(cases, (80,), one_each=True)[-1][0].name == "op:24"
+
+
 def test_names_of_cases_differ() -> None:
     names = [case.name for case in CASES]
     assert len(names) == len(set(names))
 
 
 @pytest.fixture(scope="session")
-def bad(tmp_path_factory: pytest.TempPathFactory) -> By:
-    return compiled("bad_cases", "86", cache=tmp_path_factory.mktemp("triton"))
+def bad(cache: Path) -> By:
+    return compiled("bad_cases", "86", cache=cache)
 
 
 NOTICED = {
