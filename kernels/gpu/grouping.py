@@ -45,7 +45,6 @@ def _distinct(keys: Tensor, stop: int, most: int) -> tuple[Tensor, Tensor, Tenso
     # What isn't the first of its key goes to a last entry, which is cut off.
     place = torch.where(is_first & is_within, is_first.cumsum(0) - 1, most + 1)
     starts = within.expand(most + 2).clone().scatter_(0, place, torch.arange(len(keys), device=keys.device))
-    starts[most] = within
     experts = torch.zeros_like(starts).scatter_(0, place, keys)
     return (
         torch.arange(most, device=keys.device),

@@ -97,7 +97,7 @@ def test_pairs(tokens: int, formats: tuple[str, str]) -> None:
 def test_tiles_of_every_size() -> None:
     """8, 16 and 32 pairs, found by search or not, with experts that have several tiles and one that has none."""
     pool = pool_of("w4a8:64:p2", "w4a8:32", hidden=192, inner=32)
-    for tokens in (11, 36):
+    for tokens in (11, 36, 41):
         ids = choices(tokens, seed=tokens)
         ids[: tokens - tokens // 8] = torch.tensor([1, 4])
         check_layer(pool, ids, group_pairs(ids.to(DEVICE), pool.addresses.to(DEVICE)), list(range(EXPERTS)))
@@ -171,6 +171,7 @@ def test_combine(tokens: int, per_token: int, width: int) -> None:
     shared, residual, total = (torch.randn(tokens, width, generator=random) for _ in range(3))
     weights = torch.rand(tokens, per_token, generator=random)
     kinds = torch.randint(-1, 3, (tokens * per_token,), generator=random).to(torch.int32)
+    weights.view(-1)[kinds == SKIPPED.value] = torch.nan
     is_theirs = (kinds == Kind.IN_PLACE)[:, None]
     ours = torch.where(is_theirs | (kinds == SKIPPED.value)[:, None], torch.nan, y)
     theirs = torch.where(is_theirs, theirs, torch.nan)
@@ -184,7 +185,8 @@ def test_combine(tokens: int, per_token: int, width: int) -> None:
     launch_combine(on[0], on[1], on[6], pair_kinds=on[2], in_place=on[3], total_in=on[6])
     assert same_bits(on[6].cpu(), combined(both, weights, kinds, total))
 
-    launch_combine(y.to(DEVICE), on[1], out)
+    weights = torch.rand(tokens, per_token, generator=random)
+    launch_combine(y.to(DEVICE), weights.to(DEVICE), out)
     assert same_bits(out.cpu(), combined(y, weights, torch.zeros_like(kinds), None))
 
 
