@@ -120,7 +120,7 @@ def _page_in(report: Report, pool: HostPool, placement: Placement, link: float) 
         if count == 8:
             of_copy = count * size / seconds / link
             report.target(Target("page_in of 8 experts, of a long pinned copy", OF_PINNED_COPY, of_copy))
-            before = [placement.slots[slot].cpu() for _, slot, _ in moves]
+            before = [placement.slots[slot].cpu().clone() for _, slot, _ in moves]
             launch_swap(fetches, placement)
             _settle()
             for (frame, _, _), went in zip(moves, before, strict=True):

@@ -22,7 +22,7 @@ from runtime.memory import ModelSizes, peak_memory, process_memory
 TOKENS = 8192 if ON_GPU else 70
 ROUNDS = 3 if ON_GPU else 1
 AFTER = 24 if ON_GPU else 1
-SWAPPED_STEPS = 48 if ON_GPU else 2
+SWAPPED_STEPS = 48 if ON_GPU else 1
 HIT_RATE = 0.7
 
 # More memory than any machine has.

@@ -71,6 +71,14 @@ def test_the_check_passes_in_the_interpreter(tmp_path: Path) -> None:
     assert list(content["ways"].values()) == ["the same bits"]
 
 
+def test_exchanged_experts_are_compared_in_the_interpreter(tmp_path: Path) -> None:
+    content = dry_run("exclusive", tmp_path)
+    figures = content["exclusive"]
+    assert figures["slots"] + figures["frames"] > 8 > figures["frames"]
+    assert content["decode"]["exchanging at a hit rate of 0.7"]["hit_rate"] == 0.5
+    assert content["compared"] == "exchanged experts are what they were"
+
+
 def test_rates_are_predicted_from_what_is_missed_and_the_links() -> None:
     rates = predicted(4e-3, 1e9, LINKS)
     assert rates["paging"] == pytest.approx(1 / (4e-3 + 1 / 50))
