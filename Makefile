@@ -25,8 +25,15 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Tests of GPU kernels are interpreted one operation at a time: they run beside all the others, and are shown behind them.
+INTERPRETED := tests/kernels/gpu tests/runtime/gpu tests/bench/test_gpu.py
+SHOWN_LAST := .venv/interpreted.log
+
 test: check
-	$(BIN)/python -m pytest -m "not gpu"
+	@echo "running the tests, and beside them the GPU kernels in Triton's interpreter"
+	@$(BIN)/python -m pytest -m "not gpu" $(INTERPRETED) > $(SHOWN_LAST) 2>&1 & interpreted=$$!; \
+	$(BIN)/python -m pytest -m "not gpu" $(addprefix --ignore=,$(INTERPRETED)); others=$$?; \
+	wait $$interpreted; kernels=$$?; cat $(SHOWN_LAST); exit $$((others | kernels))
 
 # Kernels for all architectures, each case for all five: minutes, where `make test` takes one for each in turn.
 compile: setup

@@ -19,6 +19,7 @@ from runtime.engine import Engine
 from runtime.experts.policy import POLICIES
 from runtime.gpu import opening, vram
 from runtime.gpu.device_experts import DeviceExperts
+from runtime.hardware import large_pages
 from runtime.packing import write_pack
 from runtime.request import Request, Stage
 from runtime.sampling import SamplingParams
@@ -211,7 +212,8 @@ def test_frames_that_a_gpu_cannot_read_are_staged(
 
 def assert_every_expert_is_whole(experts: DeviceExperts) -> None:
     """Wherever it is, an expert has the bytes that were packed."""
-    geometry, place = experts.geometry, torch.empty(experts.geometry.blob_bytes, dtype=torch.uint8)
+    geometry = experts.geometry
+    place = torch.frombuffer(large_pages(geometry.blob_bytes), dtype=torch.uint8)
     for blob, location in enumerate(experts.placement.location.tolist()):
         found = experts.placement.slots[location].cpu() if location >= 0 else experts.host.memory[-1 - location]
         experts.store.read(blob, memoryview(place.numpy()))
