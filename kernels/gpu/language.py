@@ -1,7 +1,7 @@
 """The arithmetic of kernels/exact.py as Triton functions: no approximation, and nothing fused.
 
-The interpreter computes `/`, tl.exp and tl.sqrt exactly, a GPU does not: kernels use div_rn, sqrt_rn and these functions,
-and tests read the PTX.
+The interpreter computes `/`, tl.exp and tl.sqrt exactly, a GPU does not: kernels use div_rn, sqrt_rn and these
+functions, and tests read the PTX.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from runtime.gpu.scratch import Scratch
 from runtime.gpu.split import FixedSplit, MeasuredSplit, Split
 from runtime.gpu.step import LayerStep
 from runtime.gpu.step_tables import StepTables, unused_in_place
-from runtime.gpu.vram import GpuPlan, available_vram, plan_gpu
+from runtime.gpu.vram import STAGED, GpuPlan, available_vram, plan_gpu
 from runtime.layers import Progress
 from runtime.memory import available, process_memory
 from runtime.model import DecoderModel
@@ -100,21 +100,11 @@ def small_batches(
     shape, device = expert_shape(experts.geometry), model.device
     fetching = experts.plan.slots < experts.geometry.blobs
     variant = native_variant() if fetching and config.cpu_share != 0 else None
-    most = MOST_ROWS if variant or not fetching else _rows_without_host(experts.plan.slots, model.config)
     staged = fetching and _needs_staging(experts, driver)
+    at_once = min(experts.plan.slots, STAGED // 2) if staged else experts.plan.slots
+    most = MOST_ROWS if variant or not fetching else _rows_without_host(at_once, model.config)
     tables = StepTables.allocate(model.config, policy, experts.plan.slots, most, device, staged=staged)
-    host = None
-    if variant is not None:
-        host = HostShare.allocate(
-            variant,
-            driver,
-            experts.host,
-            shape,
-            layers=len(experts.geometry.layers),
-            rows=most,
-            per_token=model.config.num_experts_per_tok,
-            experts=tables.groups.most,
-        )
+    host = _host_share(variant, driver, experts, tables) if variant else None
     scratch, branches = Scratch(most, device), Branches(device)
     dense = DenseStep(scratch, model.config.rms_norm_eps)
     in_place = host.tables if host else unused_in_place(tables.groups, shape, device)
@@ -149,6 +139,20 @@ def small_batches(
         Lookahead(config.lookahead),
         most=most,
         table=config.kv_blocks or 1,
+    )
+
+
+def _host_share(variant: Variant, driver: Driver | None, experts: DeviceExperts, tables: StepTables) -> HostShare:
+    groups, geometry = tables.groups, experts.geometry
+    return HostShare.allocate(
+        variant,
+        driver,
+        experts.host,
+        expert_shape(geometry),
+        layers=len(geometry.layers),
+        rows=groups.most_rows,
+        per_token=groups.per_token,
+        experts=groups.most,
     )
 
 
