@@ -120,7 +120,8 @@ class LayerReader:
         pool = self._weights.experts(index)
         if self._device.type == "cpu":
             return pool
-        return replace(pool, blobs=tuple(blob.to(self._device) for blob in pool.blobs))
+        blobs = tuple(blob.to(self._device) for blob in pool.blobs)
+        return replace(pool, blobs=blobs, addresses=torch.tensor([blob.data_ptr() for blob in blobs]))
 
     def _mtp_layer(self, layer: DecoderLayer) -> MTPLayer:
         prefix = f"model.layers.{layer.index}"

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kernels.gpu import runs_on_gpu
 from kernels.registry import Announce
 from runtime.config import EngineConfig
 from runtime.errors import OptionError
 from runtime.experts.pager import ExpertPager
 from runtime.experts.paging import Pager
 from runtime.experts.profile import load_profile
+from runtime.hardware import number_type
 from runtime.layers import Progress
 from runtime.memory import MemoryPlan, available, plan_memory, process_memory
 from runtime.pack import Pack
@@ -48,7 +50,7 @@ def open_on_machine(weights: Weights, config: EngineConfig, announce: Announce |
                     f"{option} is about a GPU and its VRAM, and this run computes on the CPU",
                     f"Leave {option} out.",
                 )
-    if on_gpu and isinstance(weights, Pack) and weights.sizes.experts.is_quantised:
+    if on_gpu and isinstance(weights, Pack) and weights.sizes.experts.is_quantised and _has_kernels(config, announce):
         # Triton is needed from here on.
         from runtime.gpu.opening import open_on_gpu
 
@@ -65,6 +67,12 @@ def _on_gpu(config: EngineConfig) -> bool:
     return torch.device(config.device).type == "cuda" or "triton" in config.kernels.split()
 
 
+def _has_kernels(config: EngineConfig, announce: Announce | None) -> bool:
+    """Whether our kernels run on the GPU; else plain torch computes there, with every expert in VRAM."""
+    device = torch.device(config.device)
+    return device.type == "cpu" or runs_on_gpu(device, number_type(config.dtype, device), announce) is None
+
+
 def _opened(weights: Weights, config: EngineConfig, memory: MemoryPlan, pager: Pager | None = None) -> Opened:
     config = replace(config, kv_blocks=memory.kv_blocks, max_batch_tokens=memory.batch_tokens)
     return Opened(weights, config, memory, pager)
@@ -73,7 +81,7 @@ def _opened(weights: Weights, config: EngineConfig, memory: MemoryPlan, pager: P
 def _whole(weights: Weights, config: EngineConfig, on_gpu: bool) -> MemoryPlan:
     """The plan of weights that are all held in memory, on a GPU or in host memory."""
     if config.slots is not None:
-        which = "a pack that keeps floats" if isinstance(weights, Pack) else "a checkpoint that is not packed"
+        which = "a pack without kernels for it" if isinstance(weights, Pack) else "a checkpoint that is not packed"
         raise OptionError(
             f"a number of slots is set, and experts of {which} are not paged",
             "Pack it first: antangel pack CHECKPOINT -o DIR.",

@@ -25,8 +25,8 @@ from kernels.registry import choose
 # A step has a row, or a few with drafts or of several sequences; a prompt has many. Each has tiles of its own.
 ROWS = (1, 3, 40)
 
-# Rows for each tile of a product, and for those of experts.
-PRODUCT_ROWS, EXPERT_ROWS = (1, 8, 16, 32, 80), (1, 3, 12, 60)
+# Rows for each tile of a product, and for those of experts. Multiples of 16 would be compiled once more.
+PRODUCT_ROWS, EXPERT_ROWS = (1, 5, 13, 31, 75), (1, 3, 12, 60)
 
 # Not a whole number of loads; groups of 64.
 HIDDEN, INNER, OUTPUTS = 1216, 192, 80

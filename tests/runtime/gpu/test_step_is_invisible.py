@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from kernels.gpu.launch import INTERPRETING
+from runtime import opening as machine
 from runtime.config import Amount, EngineConfig, Share
 from runtime.engine import Engine
 from runtime.experts.policy import POLICIES
 from runtime.gpu import opening, vram
 from runtime.gpu.device_experts import DeviceExperts
 from runtime.hardware import large_pages
+from runtime.pack import Pack
 from runtime.packing import write_pack
 from runtime.request import Request, Stage
 from runtime.sampling import SamplingParams
@@ -227,3 +229,20 @@ def test_graphs_change_nothing(pack: Path, expected: dict[str, Tokens], graphs: 
     assert [answers(engine, TOGETHER) for _ in range(4)] == [expected["together"]] * 4
     assert (engine._model.few_rows._graphs.replays > 0) == graphs  # type: ignore[attr-defined]
     engine.close()
+
+
+def test_a_gpu_whose_kernels_are_refused_gets_none_of_them(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain torch computes on it, with all experts in VRAM."""
+    asked: list[torch.dtype] = []
+
+    def refuse(device: torch.device, dtype: torch.dtype, announce: object) -> str:
+        asked.append(dtype)
+        return "this GPU computes other bits in linear"
+
+    monkeypatch.setattr(machine, "runs_on_gpu", refuse)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 8 << 30))
+    opened = machine.open_on_machine(Pack.open(pack), EngineConfig(**(SMALL | {"device": "cuda:0"})), None)
+    assert opened.pager is None
+    assert opened.finish is None
+    assert asked == [torch.float32]
+    assert opened.memory.slots == BLOBS
