@@ -79,7 +79,9 @@ def choose(
     target = torch.device(device), dtype, announce
     chosen = {field.name: _best(field.name, only, target, refusals) for field in fields(Ops)}
     if announce is not None and not only and refusals and all(one.rank == 0 for one in chosen.values()):
-        announce(f"plain torch computes, which is slow: {refusals[-1].reason}")
+        # On a GPU the best kernels are the only ones, on a CPU the last are what any processor runs.
+        decisive = refusals[0 if target[0].type == "cuda" else -1]
+        announce(f"plain torch computes, which is slow: {decisive.reason}")
     ops = Ops(**{op: implementation.function for op, implementation in chosen.items()})
     names = {op: implementation.name for op, implementation in chosen.items()}
     return Choice(ops, names, tuple(refusals))

@@ -12,6 +12,7 @@ import torch
 
 from kernels import cpu
 from kernels.gpu import runs_on_gpu
+from kernels.registry import Announce
 
 # Where a container's memory limit and use are kept: version 2 of cgroups, then version 1.
 CGROUPS = (
@@ -71,9 +72,9 @@ def _told_threads() -> int | None:
     return int(told) if told.isdecimal() and int(told) > 0 else None
 
 
-def best_device() -> str:
-    """The first GPU that our kernels run on, else the CPU."""
-    if torch.cuda.is_available() and runs_on_gpu(torch.device("cuda:0"), torch.float32, None) is None:
+def best_device(announce: Announce | None = None) -> str:
+    """The first GPU that our kernels run on, else the CPU. `announce` is told when finding out takes seconds."""
+    if torch.cuda.is_available() and runs_on_gpu(torch.device("cuda:0"), torch.float32, announce) is None:
         return "cuda:0"
     return "cpu"
 

@@ -50,7 +50,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure the model that answers, with nothing of it in memory at first, and predict the same."""
     source = find_model(settings)
-    device = device_of(settings)
+    device = device_of(settings, announce)
     with model_problems(source), device_problems(device), contextlib.ExitStack() as held:
         import runtime
 

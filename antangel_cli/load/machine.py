@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from antangel_cli.settings import Settings
@@ -11,12 +12,15 @@ if TYPE_CHECKING:
     import runtime
 
 
-def device_of(settings: Settings) -> str:
-    """The device that the settings mean: on their own, a GPU that our kernels run on, else the CPU."""
+def device_of(settings: Settings, announce: Callable[[str], None] | None = None) -> str:
+    """The device that the settings mean: on their own, a GPU that our kernels run on, else the CPU.
+
+    `announce` is told when a GPU is examined, which takes a while once.
+    """
     if settings.device == "auto":
         import runtime
 
-        return runtime.best_device()
+        return runtime.best_device(announce)
     return "cuda:0" if settings.device == "cuda" else settings.device
 
 

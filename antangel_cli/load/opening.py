@@ -29,7 +29,7 @@ def open_model(
     `announce` is told what takes seconds at the first use. Raises ModelError, PolicyError, or BusyError.
     """
     source = find_model(settings)
-    device = device_of(settings)
+    device = device_of(settings, announce)
     with model_problems(source), device_problems(device), contextlib.ExitStack() as held:
         import runtime
 
