@@ -206,7 +206,8 @@ def test_frames_that_a_gpu_cannot_read_are_staged(
     engine = loaded(pack, slots=8, cpu_share=0.0)
     assert isinstance(engine._pager, DeviceExperts)
     # What is read from here would not be the experts.
-    engine._pager.placement.frames.zero_()
+    with torch.inference_mode():
+        engine._pager.placement.frames.zero_()
     assert_same(engine, on_the_cpu)
     assert moved(engine) > 0
     engine.close()
