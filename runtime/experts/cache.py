@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
-from typing import overload
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.ops import ExpertPool
+from runtime.experts.layer_blobs import LayerBlobs
 from runtime.experts.policy import EvictionPolicy
 from runtime.hardware import large_pages
 from runtime.pack_layout import ExpertGeometry
@@ -60,7 +60,7 @@ class ExpertCache:
             hidden=geometry.hidden,
             inner=geometry.inner,
             down_offset=geometry.down_offset,
-            blobs=_LayerBlobs(self, layer * geometry.count),
+            blobs=LayerBlobs(lambda expert: self.blob(layer * geometry.count + expert), geometry.count),
             addresses=self.addresses[layer],
         )
 
@@ -187,28 +187,6 @@ class ExpertCache:
         self._table[expert] = 0
         self._slot_of[expert] = self._blob_of[slot] = NONE
         self._passing[slot] = 0
-
-
-class _LayerBlobs(Sequence[Tensor]):
-    """The bytes of a layer's experts, by id."""
-
-    def __init__(self, cache: ExpertCache, first: int) -> None:
-        self._cache = cache
-        self._first = first
-
-    def __len__(self) -> int:
-        return self._cache.geometry.count
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._cache.blob(self._first + index)
 
 
 def _slot_memory(slots: int, blob_bytes: int) -> Tensor:

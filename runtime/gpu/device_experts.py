@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from kernels.gpu.tables import Counter, Placement
 from kernels.ops import ExpertPool
 from kernels.registry import Announce
 from runtime.config import EngineConfig
+from runtime.experts.layer_blobs import LayerBlobs
 from runtime.experts.paging import ComputeWave
 from runtime.experts.policy import DEFAULT
 from runtime.experts.store import ExpertStore
@@ -103,7 +104,7 @@ class DeviceExperts:
             hidden=geometry.hidden,
             inner=geometry.inner,
             down_offset=geometry.down_offset,
-            blobs=_LayerBlobs(self, layer),
+            blobs=LayerBlobs(lambda expert: self.blob(layer, expert), geometry.count),
             addresses=self._addresses[layer],
         )
 
@@ -230,28 +231,6 @@ class _Filled:
     host: HostPool
     placement: Placement
     stream: ExpertStream
-
-
-class _LayerBlobs(Sequence[Tensor]):
-    """The bytes of a layer's experts, by id."""
-
-    def __init__(self, experts: DeviceExperts, layer: int) -> None:
-        self._experts = experts
-        self._layer = layer
-
-    def __len__(self) -> int:
-        return self._experts.geometry.count
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._experts.blob(self._layer, index)
 
 
 def _copy_now(slot: Tensor, blob: Tensor) -> None:
