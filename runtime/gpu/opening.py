@@ -187,6 +187,12 @@ def _needs_staging(experts: DeviceExperts, driver: Driver | None) -> bool:
 def _staging(
     variant: Variant | None, driver: Driver | None, experts: DeviceExperts, tables: StepTables
 ) -> tuple[Staging, Staging]:
+    """Raises OptionError where experts cannot be staged."""
+    if experts.placement.exclusive:
+        raise OptionError(
+            "RAM has no room for all experts, and what is kept once must be pinned, which the driver refused",
+            "Raise the limit of locked memory (ulimit -l), allow more with --ram, or use --device cpu.",
+        )
     variant = variant or native_variant()
     if variant is None:
         raise OptionError("experts that are not pinned are copied by C++ kernels, and there are none", "Install g++.")

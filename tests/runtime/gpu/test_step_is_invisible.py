@@ -17,6 +17,7 @@ from kernels.gpu.launch import INTERPRETING
 from runtime import opening as machine
 from runtime.config import Amount, EngineConfig, Share
 from runtime.engine import Engine
+from runtime.errors import OptionError
 from runtime.experts.policy import POLICIES
 from runtime.gpu import opening, vram
 from runtime.gpu.device_experts import DeviceExperts
@@ -211,6 +212,14 @@ def test_frames_that_a_gpu_cannot_read_are_staged(
     assert_same(engine, on_the_cpu)
     assert moved(engine) > 0
     engine.close()
+
+
+def test_what_is_kept_once_cannot_be_staged(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_needs_staging", lambda experts, driver: True)
+    monkeypatch.setattr(vram, "_frames", lambda every, slots, blob, room: every - slots)
+    with pytest.raises(OptionError, match="pinned") as caught:
+        loaded(pack, slots=8)
+    assert "ulimit -l" in caught.value.remedy
 
 
 def assert_every_expert_is_whole(experts: DeviceExperts) -> None:
