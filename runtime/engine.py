@@ -135,8 +135,12 @@ class Engine:
             use_forced=use_forced,
         )
         if opened.finish is not None:
-            with torch.inference_mode():
-                opened.finish(model, progress)
+            try:
+                with torch.inference_mode():
+                    opened.finish(model, progress)
+            except BaseException:
+                engine.close()
+                raise
         return engine
 
     @property
