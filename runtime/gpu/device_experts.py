@@ -123,7 +123,7 @@ class DeviceExperts:
 
     def ask(self, layer: int, ids: Tensor) -> PassVisit:
         visit = self._parts.stream.visit(layer, ids)
-        self.count(layer, ids.cpu())
+        self.count(layer, ids.cpu()[None])
         return visit
 
     def guess(self, layer: int, ids: Tensor) -> None:
@@ -133,9 +133,9 @@ class DeviceExperts:
         return self._parts.stream.compute(visit, compute_wave)
 
     def count(self, layer: int, ids: Tensor) -> None:
-        """A layer used experts ids [T, K]."""
-        experts, uses = np.unique(ids.numpy(), return_counts=True)
-        self.totals[layer * self.geometry.count + experts] += uses
+        """The layers from one on used experts ids [L, T, K]."""
+        firsts = self.geometry.count * (layer + np.arange(len(ids)))
+        self.totals += np.bincount((firsts[:, None, None] + ids.numpy()).ravel(), minlength=len(self.totals))
 
     def stats(self) -> PagingStats:
         size, counts = self.plan.slot_bytes, self._parts.stream.counts

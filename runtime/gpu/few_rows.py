@@ -98,7 +98,8 @@ class FewRows:
         transfer.launch()
         self._step.launch(rows, paths)
         self._report.faults.copy_(self._step.faults, non_blocking=True)
-        self._report.ids[:, : rows.count].copy_(self._tables.ids[:, : rows.count], non_blocking=True)
+        # As a whole: rows of every layer would be gathered in memory of their own, which no capture allows.
+        self._report.ids.copy_(self._tables.ids, non_blocking=True)
         self._report.counters.copy_(self._experts.placement.counters, non_blocking=True)
 
     def _check(self) -> None:
@@ -118,13 +119,12 @@ class FewRows:
 
     def _note(self, rows: int, observer: Observer | None, seconds: float) -> None:
         """Counts what was used, and learns what the step took."""
-        layers = self._config.num_hidden_layers
-        for position, layer in enumerate(self._experts.geometry.layers):
-            if layer < layers:
-                ids = self._report.ids[position, :rows].long()
-                self._experts.count(position, ids)
-                if observer is not None:
-                    observer(layer, ids)
+        layers = [layer for layer in self._experts.geometry.layers if layer < self._config.num_hidden_layers]
+        ids = self._report.ids[: len(layers), :rows].long()
+        self._experts.count(0, ids)
+        if observer is not None:
+            for layer, used in zip(layers, ids, strict=True):
+                observer(layer, used)
         change = self._report.counters - self._before
         self._before = self._report.counters.clone()
         self._lookahead.step(seconds)
