@@ -27,6 +27,8 @@ from antangel_cli.flags import (
     PAGING,
     PLANNING,
     READING,
+    REPLAY,
+    SAMPLES,
     WRITING,
     Group,
     command,
@@ -116,7 +118,7 @@ def ask(
     return run(settings, tuple(words))
 
 
-@command(app, CASES, FORMAT, WRITING, MODEL, MACHINE)
+@command(app, CASES, SAMPLES, REPLAY, FORMAT, WRITING, MODEL, MACHINE)
 def diagnose(
     settings: Settings,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="The case: a file, or - for stdin.")],
@@ -129,7 +131,7 @@ def diagnose(
     return run(settings, file, CaseOptions.of(flags))
 
 
-@command(app, LINES, CASES, WRITING, MODEL, MACHINE)
+@command(app, LINES, CASES, SAMPLES, WRITING, MODEL, MACHINE)
 def batch(
     settings: Settings,
     file: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="JSON lines; stdin when not named.")] = None,

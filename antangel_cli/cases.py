@@ -52,6 +52,8 @@ def diagnose_options(settings: Settings, options: CaseOptions) -> DiagnoseOption
         lang=settings.lang,
         timeout_s=settings.timeout,
         accept_implausible=options.accept_implausible,
+        samples=options.samples,
+        doses=options.doses,
     )
 
 

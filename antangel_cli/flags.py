@@ -15,8 +15,8 @@ from antangel_cli.settings import KEYS, Settings, load_settings
 
 Progress = Literal["auto", "always", "never"]
 Reasoning = Literal["show", "hide", "off"]
-InputFormat = Literal["auto", "case", "text"]
-Format = Literal["text", "json"]
+InputFormat = Literal["auto", "case", "fhir", "phenopacket", "text"]
+Format = Literal["text", "md", "json", "fhir"]
 Language = Literal["en", "zh"]
 Lookahead = Literal["auto", "on", "off"]
 Shape = Literal["flash", "mini"]
@@ -124,10 +124,22 @@ PAGING = Group(
         ),
     ),
 )
+READING = Group(
+    "Case",
+    (
+        _flag(InputFormat, "--input-format", help="How to read the input.", metavar="auto|case|fhir|phenopacket|text"),
+        _flag(bool, "--redact", help="Remove fields that identify the patient instead of refusing the case."),
+        _flag(
+            bool,
+            "--accept-implausible",
+            help="Use impossible values as they stand instead of setting them aside.",
+        ),
+    ),
+)
 CASES = Group(
     "Case",
     (
-        _flag(InputFormat, "--input-format", help="How to read the input.", metavar="auto|case|text"),
+        *READING.flags,
         _flag(int, "--max-dx", help="The most diagnoses, 3 to 10 (5).", metavar="N"),
         _flag(
             Reasoning,
@@ -147,15 +159,27 @@ CASES = Group(
             help="Exit 10 when the final urgency is this or above, or not certain.",
             metavar="URGENCY",
         ),
+        _flag(bool, "--doses", help="Show the doses that the model names, marked as unchecked, where that is allowed."),
+    ),
+)
+SAMPLES = Group(
+    "Case",
+    (_flag(int, "--samples", help="Answer N times and say how often the answers agree.", metavar="N"),),
+)
+REPLAY = Group(
+    "Case",
+    (
         _flag(
-            bool,
-            "--accept-implausible",
-            help="Use impossible values as they stand instead of setting them aside.",
+            str,
+            "--replay",
+            help="Repeat this result of the same case, and say whether the two are equal.",
+            metavar="RESULT",
         ),
     ),
 )
-READING = Group("Case", CASES.flags[:1])
-FORMAT = Group("Output", (_flag(Format, "--format", help="The page, or JSON.", metavar="text|json"),))
+FORMAT = Group(
+    "Output", (_flag(Format, "--format", help="The page, Markdown, JSON or FHIR R4.", metavar="text|md|json|fhir"),)
+)
 LANGUAGE = Group("Output", (_flag(Language, "--lang", help="Language of the example.", metavar="en|zh"),))
 CONVERSATION = Group(
     "Chat",

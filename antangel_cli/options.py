@@ -18,6 +18,11 @@ class CaseOptions:
     force: bool = False
     fail_on: str | None = None
     accept_implausible: bool = False
+    redact: bool = False
+    doses: bool = False
+    samples: int = 1
+    replay: str | None = None
+    format: str = "text"
 
     @classmethod
     def of(cls, flags: Mapping[str, Any]) -> CaseOptions:

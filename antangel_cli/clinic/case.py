@@ -139,6 +139,10 @@ class Case(Part):
 
     _input_warnings: tuple[dict[str, str | int], ...] = PrivateAttr(default=())
     """What the reader dropped or wondered about; becomes `checks.input_warnings`."""
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    """Where each part (`labs[3]`, `narrative`) stood in the document it was read from, when that was no case."""
+    _subject: str | None = PrivateAttr(default=None)
+    """The reference of a FHIR input's Patient, for FHIR output; never shown to the model."""
 
     @property
     def chinese(self) -> bool:

@@ -38,6 +38,8 @@ class DiagnoseOptions:
     lang: str | None = None
     timeout_s: float | None = None
     accept_implausible: bool = False
+    samples: int = 1
+    doses: bool = False
 
 
 @dataclass(frozen=True)

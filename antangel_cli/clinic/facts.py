@@ -51,14 +51,22 @@ class Fact:
     text: str = field(repr=False)
     path: str
     absent: bool = False
+    source: str | None = None
+    """Where it stood in the document it was read from, when that is not `path`."""
 
 
 def facts(case: Case) -> tuple[Fact, ...]:
     """Number everything the case states, in a fixed order; `gold` is never among it."""
     rows = (row for part in _parts(case) for row in part if row[1].strip())
     return tuple(
-        Fact(f"F{number}", kind, text, path, absent) for number, (kind, text, path, absent) in enumerate(rows, 1)
+        Fact(f"F{number}", kind, text, path, absent, _source(case, path))
+        for number, (kind, text, path, absent) in enumerate(rows, 1)
     )
+
+
+def _source(case: Case, path: str) -> str | None:
+    """The place in the source of the part that a fact is of: that of `notes[0]` for `notes[0].text#2`."""
+    return case._sources.get(path) or case._sources.get(re.split(r"[.#]", path, maxsplit=1)[0])
 
 
 def fact_line(fact: Fact, chinese: bool) -> str:
