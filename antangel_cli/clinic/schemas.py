@@ -171,7 +171,14 @@ def _checks() -> Schema:
 
 
 def _rules() -> Schema:
-    return _object(version=_TEXT, hash=_HASH, reviewed=_BOOLEAN, reviewer=_or_null(_TEXT), source=_or_null(_TEXT))
+    return _object(
+        version=_TEXT,
+        hash=_HASH,
+        reviewed=_BOOLEAN,
+        reviewer=_or_null(_TEXT),
+        source=_or_null(_TEXT),
+        site=_or_null(_object(version=_TEXT, hash=_HASH)),
+    )
 
 
 def _provenance() -> Schema:

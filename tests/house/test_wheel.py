@@ -49,7 +49,7 @@ def test_carries_the_weights_and_the_rules(names: list[str]) -> None:
     assert any(
         name.startswith("antangel_cli/_bundled/nano/checkpoint/") and name.endswith(".safetensors") for name in names
     )
-    assert "antangel_cli/clinic/rules/red_flags.toml" in names
+    assert "antangel_cli/clinic/rules/red_flags/chest_pain.toml" in names
 
 
 def test_an_unpacked_wheel_imports_its_own_folders(wheel: Path, tmp_path: Path) -> None:

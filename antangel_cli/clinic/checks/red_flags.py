@@ -1,8 +1,7 @@
-"""Red flags: rules from `rules/red_flags.toml` run over what a case states."""
+"""Red flags: rules from `rules/red_flags/`, and the site's own, run over what a case states."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,11 +9,10 @@ from typing import Any
 
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.checks.statements import Statement, asserted, statements
-from antangel_cli.clinic.checks.units import Value
+from antangel_cli.clinic.checks.units import Value, quantities
 from antangel_cli.clinic.facts import Fact
-from antangel_cli.clinic.rules import load_rules
-
-_COMPARISON = re.compile(r"(\w+) (<=|>=|<|>) ([\d.]+)")
+from antangel_cli.clinic.rules import load_rules, rule_files
+from antangel_cli.clinic.rules.site import COMPARISON, site_rules, use_site_rules
 
 
 @dataclass(frozen=True)
@@ -59,16 +57,31 @@ class Fired:
         }
 
 
-@cache
 def rules() -> tuple[Rule, ...]:
-    """All red-flag rules, in file order."""
-    return tuple(_rule(row) for row in load_rules("red_flags")["rule"])
+    """All red-flag rules, in file order; a site's come last and only add."""
+    site = site_rules()
+    return own_rules() + (tuple(_rule("site", row) for row in site.rows) if site else ())
 
 
-def _rule(row: dict[str, Any]) -> Rule:
+@cache
+def own_rules() -> tuple[Rule, ...]:
+    """The rules of this tool. The family of a rule is the name of its file."""
+    return tuple(
+        _rule(name.removeprefix("red_flags/"), row)
+        for name in rule_files("red_flags")
+        for row in load_rules(name)["rule"]
+    )
+
+
+def add_site_rules(path: str | None) -> None:
+    """Use a site's rule file with every check from here on; None for none. Raises InputError for a wrong one."""
+    use_site_rules(path, frozenset(rule.id for rule in own_rules()), frozenset(quantities()))
+
+
+def _rule(family: str, row: dict[str, Any]) -> Rule:
     return Rule(
         id=row["id"],
-        family=row["family"],
+        family=family,
         urgency=row["urgency"],
         concern=row["concern"],
         cant_miss=row.get("cant_miss"),
@@ -86,7 +99,7 @@ def _condition(part: dict[str, Any]) -> Condition:
 
 
 def _comparison(text: str) -> tuple[str, str, float]:
-    match = _COMPARISON.fullmatch(text)
+    match = COMPARISON.fullmatch(text)
     if match is None:
         raise ValueError(f"no comparison: {text}")
     return match[1], match[2], float(match[3])
