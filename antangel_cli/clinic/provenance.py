@@ -9,10 +9,17 @@ import os
 import secrets
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from antangel_cli import ROOT, __version__
+from antangel_cli.clinic.budget import Budget
 from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.model import Model, Sampling
+from antangel_cli.clinic.result import SCHEMA_ID, schema_hash
+from antangel_cli.clinic.rules import rules_provenance
+
+if TYPE_CHECKING:
+    from antangel_cli.clinic.diagnose import DiagnoseOptions, DiagnoseRun
 
 KEY_BYTES = 32
 
@@ -82,15 +89,51 @@ def input_hmac(case: Case) -> str | None:
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def sampling_record(sampling: Any, reasoning_tokens: int, answer_tokens: int) -> dict[str, Any]:
+def run_provenance(run: DiagnoseRun, model: Model) -> dict[str, Any]:
+    """Everything a finished run's result depends on, and what it took: enough to run it again."""
+    shown = run.shown
+    attempts = [attempt for sample in run.samples for attempt in sample.attempts]
+    starts = [attempt.first_s for attempt in attempts if attempt.first_s is not None]
+    return {
+        "tool": tool(),
+        "model": {**model.provenance, "name": model.name, "demonstration": model.demonstration},
+        "prompt": {"id": run.prompt.id, "version": run.prompt.version, "hash": run.prompt.hash},
+        "schema": {"id": SCHEMA_ID, "hash": schema_hash(run.options.max_dx)},
+        "rules": rules_provenance(),
+        "sampling": sampling_record(shown.last.sampling, run.question.budget),
+        "seed": run.options.sampling.seed,
+        "sample": run.samples.index(shown),
+        "attempts": len(shown.attempts),
+        "options": options_record(run.options, model.context),
+        "input_hmac": input_hmac(run.case),
+        "tokens": {
+            "prompt": run.question.budget.prompt,
+            "reasoning": sum(attempt.tokens["text"] for attempt in attempts),
+            "answer": sum(attempt.tokens["answer"] for attempt in attempts),
+        },
+        "reasoning_finish": shown.last.reasoning_finish,
+        "timings": {
+            "total_s": round(run.seconds, 3),
+            "first_token_s": round(min(starts), 3) if starts else None,
+        },
+    }
+
+
+def sampling_record(sampling: Sampling, budget: Budget) -> dict[str, Any]:
     """How both stages are sampled: the reasoning as asked, the answer always greedy."""
     return {
-        "reasoning": {**vars(sampling), "max_tokens": reasoning_tokens} if reasoning_tokens else None,
+        "reasoning": {**vars(sampling), "max_tokens": budget.reasoning} if budget.reasoning else None,
         "answer": {
             "temperature": 0.0,
             "repetition_penalty": 1.0,
             "seed": sampling.seed,
-            "max_tokens": answer_tokens,
+            "max_tokens": budget.answer,
             "constrained": True,
         },
     }
+
+
+def options_record(options: DiagnoseOptions, context: int) -> dict[str, Any]:
+    """What was asked for, as far as the result depends on it; the sampling is that of the first try."""
+    asked = {name: value for name, value in vars(options).items() if name != "sampling"}
+    return {**asked, "sampling": dict(vars(options.sampling)), "context": context}

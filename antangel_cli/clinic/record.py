@@ -7,136 +7,126 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from antangel_cli.clinic.checks.urgency import final_urgency
+from antangel_cli.clinic.agreement import agreement
+from antangel_cli.clinic.answering import Answering
+from antangel_cli.clinic.checks.urgency import final_urgency, highest
 from antangel_cli.clinic.dose import withhold_doses
-from antangel_cli.clinic.model import Finish, Model, Piece, Sampling, Stage
+from antangel_cli.clinic.facts import Fact
+from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.notice import NOTICE
 from antangel_cli.clinic.post_checks import Reviewed, review
-from antangel_cli.clinic.provenance import input_hmac, sampling_record, tool
-from antangel_cli.clinic.result import SCHEMA_ID, schema_hash
-from antangel_cli.clinic.rules import rules_provenance
+from antangel_cli.clinic.provenance import run_provenance
+from antangel_cli.clinic.result import SCHEMA_ID
 
 if TYPE_CHECKING:
     from antangel_cli.clinic.diagnose import DiagnoseRun
 
-
-@dataclass
-class Attempt:
-    """One try at a case: what its task has put out so far."""
-
-    task: int
-    sampling: Sampling
-    stage: Stage
-    reasoning: str = field(default="", repr=False)
-    answer: str = field(default="", repr=False)
-    tokens: dict[str, int] = field(default_factory=lambda: {"text": 0, "answer": 0})
-    reasoning_finish: Finish | None = None
-    first_s: float | None = None
-
-    def take(self, piece: Piece, at_s: float) -> None:
-        """Add a piece that came `at_s` seconds after the start."""
-        self.stage = piece.stage
-        self.tokens[piece.stage] += piece.tokens
-        if piece.tokens and self.first_s is None:
-            self.first_s = at_s
-        if piece.stage == "answer":
-            self.answer += piece.text
-            return
-        self.reasoning += piece.text
-        self.reasoning_finish = piece.stage_finish or self.reasoning_finish
+_RAISED = (
+    "urgency raised to {urgency}: another sample said so",
+    "紧急程度上调为{urgency}：另一次采样如此判断",
+)
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why there is no answer; `again` says whether a second try may help at once."""
+class Outcome:
+    """What the samples came to: the answer that is shown, and those of all samples that have one, after review."""
 
-    code: str
-    message: str
-    retryable: bool
-    stage: str
-    again: bool = False
+    shown: Reviewed | None = field(repr=False)
+    all: tuple[Reviewed, ...] = field(repr=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """As results carry it."""
-        stage = {"text": "reasoning"}.get(self.stage, self.stage)
-        return {"code": self.code, "message": self.message, "retryable": self.retryable, "stage": stage}
+    @classmethod
+    def of(cls, run: DiagnoseRun) -> Outcome:
+        """Review every answer of a run."""
+        reviewed = {i: _review(run, sample) for i, sample in enumerate(run.samples) if sample.answer is not None}
+        return cls(reviewed.get(run.samples.index(run.shown)), tuple(reviewed.values()))
+
+    @property
+    def urgency(self) -> str | None:
+        """The urgency of the shown answer."""
+        return self.shown.answer.urgency if self.shown else None
+
+    def raised_to(self, floor: str | None) -> str | None:
+        """The highest urgency of any sample, where that is above the floor and the shown answer's."""
+        top = highest([reviewed.answer.urgency for reviewed in self.all])
+        return (
+            top if top is not None and highest([top, floor, self.urgency]) != highest([floor, self.urgency]) else None
+        )
 
 
 def build_record(run: DiagnoseRun, model: Model) -> dict[str, Any]:
     """The whole envelope of a finished run."""
     chinese = run.case.chinese
-    reviewed = review(run.answer, run.facts, run.checks, chinese) if run.answer is not None else None
-    reasons = _degraded(run, reviewed)
-    answered = reviewed.answer.urgency if reviewed else None
+    outcome = Outcome.of(run)
+    raised = outcome.raised_to(run.checks.urgency_floor)
+    reasons = _degraded(run, outcome)
+    shown, failure = outcome.shown, run.shown.failure
     record: dict[str, Any] = {
         "schema": SCHEMA_ID,
         "id": run.case.id,
         "run_id": str(uuid.uuid4()),
-        "status": _status(reviewed, reasons, model.demonstration),
+        "status": _status(outcome, reasons, model.demonstration),
         "degraded": reasons,
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "notice": NOTICE["zh" if chinese else "en"],
         "language": "zh" if chinese else "en",
-        "facts": [{"id": f.id, "kind": f.kind, "text": f.text, "path": f.path, "absent": f.absent} for f in run.facts],
-        "result": reviewed.answer.model_dump(mode="json") if reviewed else None,
-        "checks": _checks(run, reviewed),
-        "urgency_final": final_urgency(run.checks.urgency_floor, answered),
-        "agreement": None,
-        "provenance": _provenance(run, model),
-        "error": run.failure.to_json() if run.failure else None,
+        "facts": [_fact(fact) for fact in run.facts],
+        "result": shown.answer.model_dump(mode="json") if shown else None,
+        "checks": _checks(run, shown, raised),
+        "urgency_final": raised or final_urgency(run.checks.urgency_floor, outcome.urgency),
+        "agreement": _agreement(run, outcome),
+        "provenance": run_provenance(run, model),
+        "error": failure.to_json() if failure else None,
     }
     if run.options.reasoning == "show":
-        record["reasoning"] = withhold_doses(run.attempts[-1].reasoning.strip(), chinese)
+        record["reasoning"] = withhold_doses(run.shown.last.reasoning.strip(), chinese)
     return record
 
 
-def _status(reviewed: Reviewed | None, reasons: list[str], demonstration: bool) -> str:
-    if reviewed is None:
+def _review(run: DiagnoseRun, sample: Answering) -> Reviewed:
+    assert sample.answer is not None
+    return review(sample.answer, run.facts, run.checks, run.case.chinese)
+
+
+def _fact(fact: Fact) -> dict[str, Any]:
+    about = {"id": fact.id, "kind": fact.kind, "text": fact.text, "path": fact.path}
+    return {**about, "absent": fact.absent, "source": fact.source}
+
+
+def _status(outcome: Outcome, reasons: list[str], demonstration: bool) -> str:
+    if outcome.shown is None:
         return "error"
     if demonstration:
         return "demonstration"
     return "degraded" if reasons else "ok"
 
 
-def _degraded(run: DiagnoseRun, reviewed: Reviewed | None) -> list[str]:
+def _degraded(run: DiagnoseRun, outcome: Outcome) -> list[str]:
+    """Why less can be made of this result than of another, each reason once."""
+    failures = [sample.failure.code for sample in run.samples if sample.failure is not None]
     reasons = [*run.checks.degraded]
-    if len(run.attempts) > 1:
+    if len(run.shown.attempts) > 1:
         reasons.append("retry")
-    if run.failure is not None and run.failure.code == "timeout":
+    if "timeout" in failures:
         reasons.append("timeout")
-    return [*reasons, *(reviewed.degraded if reviewed else ())]
+    if failures and run.options.samples > 1:
+        reasons.append("samples_failed")
+    return [*reasons, *(outcome.shown.degraded if outcome.shown else ())]
 
 
-def _checks(run: DiagnoseRun, reviewed: Reviewed | None) -> dict[str, Any]:
+def _agreement(run: DiagnoseRun, outcome: Outcome) -> dict[str, Any] | None:
+    if run.options.samples == 1 or outcome.shown is None:
+        return None
+    return agreement(run.options.samples, outcome.shown.answer, [reviewed.answer for reviewed in outcome.all])
+
+
+def _checks(run: DiagnoseRun, reviewed: Reviewed | None, raised: str | None) -> dict[str, Any]:
+    remarks = [*reviewed.remarks] if reviewed else []
+    if raised is not None:
+        message = _RAISED[run.case.chinese].format(urgency=raised)
+        remarks.append({"check": "sample_urgency", "urgency": raised, "message": message})
     return {
         **run.checks.to_json(),
-        "answer_remarks": [*reviewed.remarks] if reviewed else [],
+        "answer_remarks": remarks,
         "dropped_codes": [*reviewed.dropped_codes] if reviewed else [],
         "unverified_codes": [*reviewed.unverified_codes] if reviewed else [],
     }
-
-
-def _provenance(run: DiagnoseRun, model: Model) -> dict[str, Any]:
-    last = run.attempts[-1]
-    return {
-        "tool": tool(),
-        "model": {**model.provenance, "name": model.name, "demonstration": model.demonstration},
-        "prompt": {"id": run.prompt.id, "version": run.prompt.version, "hash": run.prompt.hash},
-        "schema": {"id": SCHEMA_ID, "hash": schema_hash(run.options.max_dx)},
-        "rules": rules_provenance(),
-        "sampling": sampling_record(last.sampling, run.budget.reasoning, run.budget.answer),
-        "seed": run.options.sampling.seed,
-        "attempts": len(run.attempts),
-        "input_hmac": input_hmac(run.case),
-        "tokens": {
-            "prompt": run.budget.prompt,
-            "reasoning": sum(attempt.tokens["text"] for attempt in run.attempts),
-            "answer": sum(attempt.tokens["answer"] for attempt in run.attempts),
-        },
-        "reasoning_finish": last.reasoning_finish,
-        "timings": {"total_s": round(run.seconds, 3), "first_token_s": _rounded(run.attempts[0].first_s)},
-    }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)

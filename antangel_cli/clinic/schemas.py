@@ -89,11 +89,11 @@ def result_schema() -> Schema:
         created={"type": "string", "format": "date-time"},
         notice=_TEXT,
         language={"enum": ["en", "zh"]},
-        facts=_array(_object(id=_FACT_ID, kind=_TEXT, text=_TEXT, path=_TEXT, absent=_BOOLEAN)),
+        facts=_array(_fact()),
         result=_or_null(_differential()),
         checks=_checks(),
         urgency_final={"enum": list(URGENCIES)},
-        agreement={"type": "null"},
+        agreement=_or_null(_agreement()),
         provenance=_provenance(),
         error=_or_null(_ERROR),
     )
@@ -102,6 +102,17 @@ def result_schema() -> Schema:
         schema={"const": result.SCHEMA_ID}, id=_or_null(_TEXT), line=_INTEGER, status={"const": "error"}, error=_ERROR
     )
     return {"$schema": DRAFT, "$id": result.SCHEMA_ID, "title": "Result", "anyOf": [envelope, failed]}
+
+
+def _fact() -> Schema:
+    return _object(id=_FACT_ID, kind=_TEXT, text=_TEXT, path=_TEXT, absent=_BOOLEAN, source=_or_null(_TEXT))
+
+
+def _agreement() -> Schema:
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    diagnoses = _array(_object(name=_TEXT, share=share, runs=_INTEGER))
+    most = {"type": "integer", "minimum": 2, "maximum": 16}
+    return _object(samples=most, completed=_INTEGER, diagnoses=diagnoses, others=diagnoses)
 
 
 def _differential() -> Schema:
@@ -182,25 +193,47 @@ def _rules() -> Schema:
 
 
 def _provenance() -> Schema:
-    model = {
-        "type": "object",
-        "required": ["name", "demonstration"],
-        "properties": {"name": _TEXT, "demonstration": _BOOLEAN},
-    }
     seconds = {"type": ["number", "null"]}
     return _object(
         tool=_object(name=_TEXT, version=_TEXT, commit=_or_null(_TEXT)),
-        model=model,
+        model=_model(),
         prompt=_object(id=_TEXT, version=_TEXT, hash=_HASH),
         schema=_object(id=_TEXT, hash=_HASH),
         rules=_rules(),
         sampling=_object(reasoning=_or_null(_ANY), answer=_ANY),
         seed=_INTEGER,
+        sample=_INTEGER,
         attempts={"type": "integer", "minimum": 1},
+        options=_options(),
         input_hmac=_or_null(_HASH),
         tokens=_object(prompt=_INTEGER, reasoning=_INTEGER, answer=_INTEGER),
         reasoning_finish=_or_null(_TEXT),
         timings=_object(total_s=seconds, first_token_s=seconds),
+    )
+
+
+def _model() -> Schema:
+    words = dict.fromkeys(("name", "number_format", "backend", "device"), _TEXT)
+    hashes = dict.fromkeys(("weights", "tokenizer", "template"), _HASH)
+    properties = {**words, **hashes, "demonstration": _BOOLEAN}
+    return {"type": "object", "required": ["name", "demonstration"], "properties": properties}
+
+
+def _options() -> Schema:
+    number = {"type": "number"}
+    return _object(
+        reasoning={"enum": ["show", "hide", "off"]},
+        reasoning_tokens=_INTEGER,
+        max_dx=_INTEGER,
+        lang={"enum": ["en", "zh", None]},
+        timeout_s=_or_null(number),
+        accept_implausible=_BOOLEAN,
+        samples=_INTEGER,
+        doses=_BOOLEAN,
+        input_format=_TEXT,
+        redact=_BOOLEAN,
+        sampling=_object(temperature=number, top_p=number, top_k=_INTEGER, repetition_penalty=number, seed=_INTEGER),
+        context=_INTEGER,
     )
 
 
