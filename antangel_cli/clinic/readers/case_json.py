@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
 from antangel_cli.clinic.case import SCHEMA_ID, Case
 from antangel_cli.clinic.errors import InputError
-from antangel_cli.clinic.readers.intake import Intake, clean
+from antangel_cli.clinic.readers.intake import Intake
 from antangel_cli.clinic.readers.keys import IDENTIFIERS, folded_key, keys_at, nearest
-
-DEEPEST = 16
-"""A case nests five levels deep; far more is no case."""
-
-MOST_DIGITS = 25
 
 EXAMPLE = "See a filled case with: antangel schema case --example"
 
@@ -26,96 +21,15 @@ Place = tuple[str | int, ...]
 def read_case_json(intake: Intake, case_id: str) -> Case:
     """Read a case document. Raises InputError with the place of the first thing that is wrong."""
     del case_id
-    content = _parse(intake.text)
+    content = intake.document
     if not isinstance(content, dict):
         raise InputError("A case is one JSON object, and this is none.", EXAMPLE)
-    content, dropped = _cleaned(content)
-    for kind, count in dropped.items():
-        intake.dropped[kind] = intake.dropped.get(kind, 0) + count
     _refuse_identifiers(content)
     _require_schema(content)
     try:
         return Case.model_validate_json(json.dumps(_without_extensions(content)))
     except ValidationError as error:
         raise _first_problem(error, content) from None
-
-
-def _parse(text: str) -> Any:
-    try:
-        _require_shallow(text)
-        return json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"This is no valid JSON: it breaks at line {error.lineno}, column {error.colno}.",
-            "Correct it there, or pass prose with --input-format text.",
-        ) from None
-    except ValueError:
-        raise InputError("A number has too many digits.", "Write measured values as they were reported.") from None
-
-
-def _require_shallow(text: str) -> None:
-    """Refuse a bomb of brackets before a parser recurses into it."""
-    depth, quoted, escaped = 0, False, False
-    for char in text:
-        if quoted:
-            quoted, escaped = escaped or char != '"', not escaped and char == "\\"
-        elif char == '"':
-            quoted = True
-        elif char in "{[":
-            depth += 1
-            if depth > DEEPEST:
-                raise InputError(f"The JSON nests more than {DEEPEST} levels deep.", EXAMPLE)
-        elif char in "}]":
-            depth -= 1
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for position, (key, value) in enumerate(pairs, 1):
-        if key in result:
-            raise InputError(f"Key {position} of an object repeats an earlier one.", "Keep one of the two.")
-        result[key] = value
-    return result
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise InputError("NaN and Infinity are no values.", "Leave the measurement out, or give its value as text.")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    return value if abs(value) < float("inf") else _no_constant(digits)
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise InputError("A number has too many digits.", "Write measured values as they were reported.")
-    return int(digits)
-
-
-def _cleaned(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """Clean again what JSON escapes could hide from the first pass."""
-    total: dict[str, int] = {}
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, str):
-            text, dropped = clean(value)
-            for kind, count in dropped.items():
-                total[kind] = total.get(kind, 0) + count
-            return text.encode("utf-8", "replace").decode()
-        if isinstance(value, list):
-            return [walk(item) for item in value]
-        if isinstance(value, dict):
-            return {walk(key): walk(item) for key, item in value.items()}
-        return value
-
-    return walk(content), total
 
 
 def _refuse_identifiers(content: dict[str, Any]) -> None:
