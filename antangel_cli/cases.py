@@ -39,7 +39,8 @@ def is_chinese(text: str) -> bool:
 def read_one(place: str, options: CaseOptions, no_input: bool = False) -> Case:
     """The case in a file, or on stdin for `-`. Raises UsageError, RejectedError or InputError."""
     data = read_input(place, no_input)
-    return read_case(data, None if place == STDIN else Path(place).name, options.input_format)
+    name = None if place == STDIN else Path(place).name
+    return read_case(data, name, options.input_format, redact=options.redact)
 
 
 def diagnose_options(settings: Settings, options: CaseOptions) -> DiagnoseOptions:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-WARNINGS: dict[str, tuple[str, str]] = {
+from antangel_cli.clinic.reader_warnings import READER_WARNINGS
+
+WARNINGS: dict[str, tuple[str, str]] = READER_WARNINGS | {
     "dropped_control": ("{count} control characters were dropped", "已去除{count}个控制字符"),
     "dropped_zero_width": ("{count} zero-width characters were dropped", "已去除{count}个零宽字符"),
     "dropped_bidi": ("{count} text-direction characters were dropped", "已去除{count}个文字方向控制符"),

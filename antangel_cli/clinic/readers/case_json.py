@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from antangel_cli.clinic.case import SCHEMA_ID, Case
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.readers.intake import Intake
-from antangel_cli.clinic.readers.keys import IDENTIFIERS, folded_key, keys_at, nearest
+from antangel_cli.clinic.readers.keys import IDENTIFIERS, folded_key, is_measurement_name, keys_at, nearest
 
 EXAMPLE = "See a filled case with: antangel schema case --example"
 
@@ -34,12 +34,13 @@ def read_case_json(intake: Intake, case_id: str) -> Case:
 
 def _refuse_identifiers(content: dict[str, Any]) -> None:
     for place, key in _keys(content):
-        if folded_key(key) in IDENTIFIERS and not (
-            place and key == "name" and place[0] in ("vitals", "labs", "imaging", "notes")
-        ):
-            hint = "Give the age instead (patient.age)." if "birth" in key or "dob" in key else "Leave it out."
+        if folded_key(key) in IDENTIFIERS and not is_measurement_name(place, key):
+            birth = "birth" in key or "dob" in key
+            hint = "Give the age instead (patient.age)" if birth else "Leave it out"
             raise InputError(
-                "A field that identifies the patient is not taken.", hint, _where((*place, folded_key(key)))
+                "A field that identifies the patient is not taken.",
+                f"{hint}, or remove it with --redact.",
+                _where((*place, folded_key(key))),
             )
 
 
@@ -59,10 +60,7 @@ def _require_schema(content: dict[str, Any]) -> None:
     if content.get("schema") == SCHEMA_ID:
         return
     if "resourceType" in content:
-        raise InputError(
-            "This is a FHIR resource, which this version does not read.",
-            f"Write it as {SCHEMA_ID}. {EXAMPLE}",
-        )
+        raise InputError("This is a FHIR resource, not a case.", "Read it with --input-format fhir.")
     missing = "schema" not in content
     message = "The schema is missing." if missing else "This schema is not known."
     raise InputError(message, f'Add  "schema": "{SCHEMA_ID}". {EXAMPLE}', "schema")

@@ -18,6 +18,11 @@ def folded_key(key: str) -> str:
     return re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.strip())).lower()
 
 
+def is_measurement_name(place: tuple[str | int, ...], key: str) -> bool:
+    """Whether a key `name` names a measurement or report, and so no person."""
+    return bool(place) and key == "name" and place[0] in ("vitals", "labs", "imaging", "notes")
+
+
 def keys_at(place: tuple[str | int, ...]) -> list[str]:
     """The keys known at a place of a case."""
     model: type[BaseModel] = Case

@@ -1,0 +1,28 @@
+"""Procedure: what was done, with its date; what was not done is said so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
+from antangel_cli.clinic.readers.fhir.narrative import concept_or_narrative
+from antangel_cli.clinic.readers.fhir.values import concept, day, period
+from antangel_cli.clinic.readers.parts import Found, Part, Remark
+
+
+def read_procedure(resource: Resource, record: Record) -> Iterator[Found]:
+    """One procedure; of several of one name the newest is kept."""
+    del record
+    named = concept_or_narrative(resource, "code")
+    status = resource.content.get("status")
+    if named is None or status in ("preparation", "on-hold"):
+        yield Remark("without_content" if named is None else "not_taken", resource.kind)
+        return
+    site = concept(resource.content.get("bodySite"))
+    text = f"{named.text}, {site.text}" if site else named.text
+    done = period(resource.content, "performedDateTime", "performedPeriod", "occurrenceDateTime", "occurrencePeriod",
+                  "performedString", "occurrenceString")[0]  # fmt: skip
+    stands = {"not-done": "absent", "unknown": "unknown"}.get(str(status), "present")
+    shown = f"{text} ({day(done)})" if done else text
+    content = {"text": shown, "status": stands, "code": named.code}
+    yield Part("procedures", content, resource.path, f"{text}|{stands}", done)
