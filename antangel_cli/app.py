@@ -81,6 +81,13 @@ config_app = typer.Typer(
     rich_markup_mode=None, help="Where settings come from.", context_settings=HELP_NAMES, no_args_is_help=True
 )
 app.add_typer(config_app, name="config")
+audit_app = typer.Typer(
+    rich_markup_mode=None,
+    help="The log of what was answered and refused.",
+    context_settings=HELP_NAMES,
+    no_args_is_help=True,
+)
+app.add_typer(audit_app, name="audit")
 
 
 def _version(asked: bool) -> None:
@@ -252,6 +259,40 @@ def config_path(settings: Settings) -> int:
     from antangel_cli.config import paths
 
     return paths(settings)
+
+
+@command(audit_app, name="show")
+def audit_show(
+    settings: Settings,
+    last: Annotated[int, typer.Option("--last", min=1, metavar="N", help="So many lines from the end.")] = 20,
+) -> int:
+    """Show the last lines of the audit log."""
+    from antangel_cli.audit import show
+
+    return show(settings, last)
+
+
+@command(audit_app, name="verify")
+def audit_verify(settings: Settings) -> int:
+    """Check that no line of the audit log was changed, moved, added or removed; exit 6 if one was."""
+    from antangel_cli.audit import verify
+
+    return verify(settings)
+
+
+@command(app, WRITING, Group("Model", MODEL.flags[:1]))
+def report(
+    settings: Settings,
+    result: Annotated[
+        str | None, typer.Argument(metavar="[RESULT]", help="A result in JSON, whose codes and hashes go in.")
+    ] = None,
+    **flags: Any,
+) -> int:
+    """Gather what a complaint needs, without the case, the answer, your name or your home; -o FILE.zip writes it."""
+    from antangel_cli.options import CaseOptions
+    from antangel_cli.report import report as run
+
+    return run(settings, result, CaseOptions.of(flags))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from antangel_cli.announce import announce, opened, print_stats
+from antangel_cli.auditing import Audit, audited
 from antangel_cli.cases import is_chinese, red_flag_lines, red_flag_records
 from antangel_cli.clinic.dose import withhold_doses
 from antangel_cli.clinic.model import Model, Turn
@@ -23,6 +24,11 @@ SCHEMA = "antangel.answer/1"
 def ask(settings: Settings, words: tuple[str, ...]) -> int:
     """Answer on stdout; red flags in the question beneath it, on stderr."""
     terminal = Terminal.of(settings)
+    with audited(settings, terminal, "ask") as audit:
+        return _ask(settings, words, terminal, audit)
+
+
+def _ask(settings: Settings, words: tuple[str, ...], terminal: Terminal, audit: Audit) -> int:
     question = read_question(words, settings.no_input)
     chinese = is_chinese(question)
     announce(terminal, chinese)
@@ -37,6 +43,7 @@ def ask(settings: Settings, words: tuple[str, ...]) -> int:
         _require_answer(answer)
         if settings.json:
             terminal.answer(json.dumps(_record(question, answer, model, settings), ensure_ascii=False))
+        audit.reply(question, answer.text, model, red_flag_records(question, chinese))
         for line in red_flag_lines(question, chinese):
             terminal.note(line)
         print_stats(settings, terminal, model)

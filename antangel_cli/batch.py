@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from antangel_cli.announce import announce, opened, print_stats
+from antangel_cli.auditing import Audit, audited
 from antangel_cli.case_lines import BadLineError, read_line
 from antangel_cli.cases import Checked, diagnose_options
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.diagnose import DiagnoseRun
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.result import SCHEMA_ID
-from antangel_cli.errors import FAIL_ON, SOME_LINES_FAILED, CommandError, GenerationError, UsageError
+from antangel_cli.errors import FAIL_ON, SOME_LINES_FAILED, CommandError, GenerationError, RejectedError, UsageError
 from antangel_cli.files import STDIN, open_input, open_lines, require_writable
 from antangel_cli.lines import Line, Lines
 from antangel_cli.options import BatchOptions, CaseOptions
@@ -44,15 +45,22 @@ def batch(settings: Settings, file: str | None, options: CaseOptions, limits: Ba
             "batch reads JSON lines, and nothing is piped in.",
             "antangel batch cases.jsonl -o out.jsonl; more: antangel batch -h",
         )
+    with audited(settings, terminal, "batch", options) as audit:
+        return _batch(settings, file, options, limits, terminal, audit)
+
+
+def _batch(
+    settings: Settings, file: str | None, options: CaseOptions, limits: BatchOptions, terminal: Terminal, audit: Audit
+) -> int:
     require_writable(options.output, options.force)
     lines = Lines(open_input(file or STDIN))
     concurrency = settings.concurrency or AUTO_CONCURRENCY
     announce(terminal, settings.lang == "zh")
     with open_lines(options.output, options.force) as write:
         if limits.dry_run:
-            return Batch(settings, options, limits, terminal, write, None, 1).run(lines)
+            return Batch(settings, options, limits, terminal, write, None, 1, audit).run(lines)
         with opened(settings, terminal, settings.lang == "zh", concurrency) as model:
-            code = Batch(settings, options, limits, terminal, write, model, concurrency).run(lines)
+            code = Batch(settings, options, limits, terminal, write, model, concurrency, audit).run(lines)
             print_stats(settings, terminal, model)
     return code
 
@@ -104,12 +112,14 @@ class Batch:
         write: Write,
         model: Model | None,
         concurrency: int,
+        audit: Audit,
     ) -> None:
         self._settings = settings
         self._options = options
         self._limits = limits
         self._terminal = terminal
         self._write = write
+        self._audit = audit
         self._model = model
         self._concurrency = concurrency
         self._stop = Stop()
@@ -200,7 +210,9 @@ class Batch:
         advance(self._tally.lines, None)
 
     def _write_out(self, record: Record) -> None:
-        self._write(json.dumps(record, ensure_ascii=False))
+        line = json.dumps(record, ensure_ascii=False)
+        self._write(line)
+        self._audit.result(record, line, _line_code(record))
         self._tally.statuses[record["status"]] += 1
         if record["status"] == "error":
             self._tally.codes[record["error"]["code"]] += 1
@@ -222,6 +234,13 @@ class Batch:
         if tally.failed:
             return GenerationError.exit_code if tally.failed == tally.lines else SOME_LINES_FAILED
         return FAIL_ON if tally.reached else 0
+
+
+def _line_code(record: Record) -> int:
+    """The exit code that the line alone would have ended with, as the audit log records it."""
+    if record["status"] != "error":
+        return 0
+    return GenerationError.exit_code if record.get("run_id") else RejectedError.exit_code
 
 
 def error_record(case_id: str | None, line: int, reason: CommandError) -> Record:

@@ -14,7 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from antangel_cli.announce import announce, opened, print_stats
-from antangel_cli.cases import Checked, is_chinese, read_one, red_flag_lines, report
+from antangel_cli.auditing import Audit, audited
+from antangel_cli.cases import Checked, is_chinese, read_one, red_flag_lines, red_flag_records, report
 from antangel_cli.clinic.dose import withhold_doses
 from antangel_cli.clinic.model import Model, Turn
 from antangel_cli.clinic.prompt import load_prompt
@@ -49,8 +50,8 @@ def chat(settings: Settings, case: str | None, system: str | None) -> int:
     loaded = load_case(case) if case else None
     chinese = loaded.case.chinese if loaded else settings.lang == "zh"
     announce(terminal, chinese)
-    with opened(settings, terminal, chinese) as model:
-        conversation = Conversation(model, settings, terminal, system)
+    with audited(settings, terminal, "chat") as audit, opened(settings, terminal, chinese) as model:
+        conversation = Conversation(model, settings, terminal, system, audit)
         if loaded:
             conversation.begin(loaded)
         if interactive:
@@ -169,13 +170,21 @@ class Interrupts:
 class Conversation:
     """The turns so far, the case they are about, and what a message does."""
 
-    def __init__(self, model: Model, settings: Settings, terminal: Terminal, system: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        terminal: Terminal,
+        system: str | None = None,
+        audit: Audit | None = None,
+    ) -> None:
         self.terminal = terminal
         self.interrupts = Interrupts()
         self.left = False
         self._model = model
         self._settings = settings
         self._system = system
+        self._audit = audit or Audit(settings, terminal, "chat")
         self._seed = settings.seed if settings.seed is not None else secrets.randbelow(2**31)
         self._case: Checked | None = None
         self._turns: list[Turn] = []
@@ -256,6 +265,7 @@ class Conversation:
                 "seed": self._seed,
             }
             self.terminal.answer(json.dumps(record, ensure_ascii=False))
+        self._audit.reply(message, answer.text, self._model, red_flag_records(message, chinese))
         for line in red_flag_lines(message, chinese):
             self.terminal.note(line)
         if ended := _ENDED.get(answer.finish):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from antangel_cli.announce import announce, opened, print_stats
+from antangel_cli.auditing import Audit, audited
 from antangel_cli.cases import Checked, diagnose_options, read_one, report
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.diagnose import diagnose as run_diagnosis
@@ -24,6 +25,11 @@ from antangel_cli.urgency import reaches
 def diagnose(settings: Settings, file: str, options: CaseOptions) -> int:
     """Check the case, say what the checks found, then let the model answer."""
     terminal = Terminal.of(settings)
+    with audited(settings, terminal, "diagnose", options) as audit:
+        return _diagnose(settings, file, options, terminal, audit)
+
+
+def _diagnose(settings: Settings, file: str, options: CaseOptions, terminal: Terminal, audit: Audit) -> int:
     require_writable(options.output, options.force)
     case = _in_language(read_one(file, options, settings.no_input), settings.lang)
     announce(terminal, case.chinese)
@@ -31,7 +37,9 @@ def diagnose(settings: Settings, file: str, options: CaseOptions) -> int:
     with opened(settings, terminal, case.chinese) as model:
         with terminal.meter("Working", "tokens") as advance:
             record = run_diagnosis(case, diagnose_options(settings, options), model, _counter(advance))
-        _deliver(terminal, _page(record, case, settings, terminal), options)
+        page = _page(record, case, settings, terminal)
+        _deliver(terminal, page, options)
+        audit.result(record, page, _exit_code(record, options))
         print_stats(settings, terminal, model)
     return _exit_code(record, options)
 

@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperCommand
 
 from antangel_cli.errors import UsageError
-from antangel_cli.settings import KEYS, Settings, load_settings
+from antangel_cli.policy import refuse_locked
+from antangel_cli.setting_values import KEYS
+from antangel_cli.settings import Settings, load_settings
 
 Progress = Literal["auto", "always", "never"]
 Reasoning = Literal["show", "hide", "off"]
@@ -343,7 +345,8 @@ def _settings(values: dict[str, Any]) -> Settings:
     if chosen == "json":
         values["json"] = True
     config = values.pop("config")
+    named = {key for key, value in values.items() if value is not None and value is not False}
     given = {key: values.pop(key) for key in KEYS if key in values}
-    return load_settings(
-        {key: value for key, value in given.items() if value is not None and value is not False}, config
-    )
+    settings = load_settings({key: value for key, value in given.items() if key in named}, config)
+    refuse_locked(named, settings.locked, settings.origin("locked"))
+    return settings

@@ -9,15 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from antangel_cli.settings import user_config
-
-NAME = "antangel"
-# The variable that moves each, and where it is otherwise, in the home directory (XDG Base Directory Specification).
-HOMES = {
-    "cache": ("XDG_CACHE_HOME", ".cache"),
-    "state": ("XDG_STATE_HOME", ".local/state"),
-    "data": ("XDG_DATA_HOME", ".local/share"),
-}
+from antangel_cli.places import HOMES, home
 
 
 @dataclass(frozen=True)
@@ -32,15 +24,9 @@ class Place:
 
 def examine_places(environ: Mapping[str, str], kernels: Path, model: Path | None = None) -> list[Place]:
     """The directories that antangel writes to and reads from; `kernels` is where compiled ones are run from."""
-    homes = {"config": user_config(environ).parent}
-    homes |= {use: _home(environ, *where) / NAME for use, where in HOMES.items()}
-    places = [_place(use, path, _privacy(path)) for use, path in homes.items()]
+    places = [_place(use, path, _privacy(path)) for use in HOMES for path in [home(use, environ)]]
     places.append(_place("kernels", kernels, _execution(kernels)))
     return places if model is None else [*places, _place("model", model, _reading(model))]
-
-
-def _home(environ: Mapping[str, str], variable: str, otherwise: str) -> Path:
-    return Path(environ.get(variable) or Path.home() / otherwise)
 
 
 def _place(use: str, path: Path, warnings: Iterator[str]) -> Place:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from antangel_cli.clinic.model import Model, Turn
 from antangel_cli.clinic.prompt import load_prompt
 from antangel_cli.errors import CommandError, ModelError
 from antangel_cli.files import write_whole
+from antangel_cli.places import home, private
 
 TEXTS = ROOT / "prompts" / "self_test.toml"
 SCHEMA = "antangel.self_test/1"
@@ -132,7 +132,7 @@ def _parsed(content: Mapping[str, Any]) -> Report | None:
 def _keep(place: Path, report: Report) -> None:
     """Where the cache cannot be written, the next use tests again."""
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(place.parent)
         write_whole(str(place), json.dumps({"schema": SCHEMA, **asdict(report)}, ensure_ascii=False) + "\n", force=True)
     except (OSError, CommandError):
         return
@@ -146,8 +146,7 @@ def _place(model: Model, texts: Texts) -> Path:
 
 def verdicts_home() -> Path:
     """Where verdicts are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "antangel" / "self-tests"
+    return home("cache") / "self-tests"
 
 
 @cache

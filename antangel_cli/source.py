@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ MARK = "antangel_demonstration"
 """The key in config.json that says a checkpoint is for demonstration only."""
 
 MANIFEST = "manifest.json"
+_HASH = re.compile(r"[0-9a-f]{64}")
 HASHED_WHOLE_BYTES = 256 << 20
 SET_UP = 'Set a model up with -m DIR, or with the line  model = "/path/to/model"  in {config}.'
 
@@ -52,7 +54,20 @@ def find_model(settings: Settings) -> Source:
     source = _embedded() if path.resolve() == EMBEDDED.resolve() else _configured(path)
     if source.demonstration and not settings.demo_model:
         raise PolicyError(f"The demonstration model is forbidden by {settings.origin('demo_model')}.", set_up_hint())
+    _require_allowed(source, settings)
     return source
+
+
+def _require_allowed(source: Source, settings: Settings) -> None:
+    """Hold a model against the policy's list of names and hashes; a name is only its directory's."""
+    allowed = settings.allowed_models
+    if allowed is None or source.name in allowed:
+        return
+    if not any(_HASH.fullmatch(entry) for entry in allowed) or manifest_hash(source.path) not in allowed:
+        raise PolicyError(
+            f"{source.name} is none of the models that {settings.origin('allowed_models')} allows.",
+            "Choose one of them with -m DIR: antangel config show lists them.",
+        )
 
 
 def _embedded() -> Source:

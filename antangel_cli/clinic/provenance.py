@@ -17,6 +17,7 @@ from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.model import Model, Sampling
 from antangel_cli.clinic.result import SCHEMA_ID, schema_hash
 from antangel_cli.clinic.rules import rules_provenance
+from antangel_cli.places import home, private
 
 if TYPE_CHECKING:
     from antangel_cli.clinic.diagnose import DiagnoseOptions, DiagnoseRun
@@ -53,15 +54,14 @@ def _resolve(folder: Path, reference: str) -> str | None:
 
 def key_file() -> Path:
     """Where the local key lies: `$XDG_STATE_HOME/antangel/key`."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "antangel" / "key"
+    return home("state") / "key"
 
 
 def local_key() -> bytes | None:
     """The local random key, made on first use, readable by its owner only; None when it cannot be kept."""
     path = key_file()
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(path.parent)
         with contextlib.suppress(FileExistsError):
             _write_new(path, secrets.token_bytes(KEY_BYTES))
         key = path.read_bytes()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import atexit
-import os
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from antangel_cli.places import home, private
 from antangel_cli.source import EMBEDDED, Source
 
 
 def cache_home() -> Path:
     """Where all that can be made again is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antangel"
+    return home("cache")
 
 
 def profile_place(source: Source, weights: str) -> Path:
     """Where the routing totals of a model are kept: nothing per token, so nothing of a patient."""
-    return cache_home() / "profiles" / f"{source.name}-{weights[:16]}.json"
+    folder = cache_home() / "profiles"
+    with contextlib.suppress(OSError):
+        private(folder)
+    return folder / f"{source.name}-{weights[:16]}.json"
 
 
 def pack_of(source: Source, weights: str, announce: Callable[[str], None] | None) -> Path:
@@ -48,7 +52,7 @@ def _pack_aside(source: Path, place: Path) -> Path:
     """Pack beside the place, then rename: two processes may do so at once, and the first one's stays."""
     import runtime
 
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private(place.parent)
     with tempfile.TemporaryDirectory(prefix=f"{place.name}.", dir=place.parent) as folder:
         made = Path(folder) / place.name
         runtime.write_pack(source, made)

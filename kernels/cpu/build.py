@@ -39,8 +39,8 @@ def build(name: str, flags: Sequence[str], announce: Callable[[str], None] | Non
 
 def cache_directory() -> Path:
     """Where compiled kernels are kept; readable by its owner alone."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "antangel" / "kernels"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "antangel" / "kernels"
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -69,10 +69,16 @@ def _key(command: Sequence[str], version: str) -> str:
     return digest.hexdigest()[:24]
 
 
+def _make_private(folder: Path) -> None:
+    """`mkdir(parents=True)` would give its mode to the last folder alone."""
+    for place in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
 def _compile(command: Sequence[str], library: Path) -> None:
     """Writes aside, then renames: of two processes at once, both succeed."""
     try:
-        library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(library.parent)
         with tempfile.TemporaryDirectory(dir=library.parent) as aside:
             made = Path(aside) / library.name
             result = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, check=False)

@@ -6,10 +6,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from antangel_cli import settings as module
-from antangel_cli.errors import UsageError
-from antangel_cli.settings import KEYS, Settings, load_settings, user_config
+from antangel_cli.app import app
+from antangel_cli.errors import PolicyError, UsageError
+from antangel_cli.policy import POLICY
+from antangel_cli.setting_values import KEYS
+from antangel_cli.settings import Settings, load_settings, user_config
+from antangel_cli.source import EMBEDDED, find_model, manifest_hash
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_every_field_has_a_key() -> None:
-    assert {field.name for field in fields(Settings)} == {*KEYS, "demo_model", "origins"}
+    assert {field.name for field in fields(Settings)} == {*KEYS, *POLICY, "origins"}
 
 
 def test_each_layer_is_stronger_than_the_one_before(home: dict[str, str], tmp_path: Path) -> None:
@@ -86,12 +91,81 @@ def test_what_holds_for_one_run_is_in_no_file(home: dict[str, str], key: str) ->
         load_settings({}, None, home)
 
 
-def test_a_policy_can_be_tightened_but_not_loosened(home: dict[str, str], tmp_path: Path) -> None:
-    write(tmp_path / "system.toml", "[policy]\ndemo_model = false")
-    write(user_config(home), "[policy]\ndemo_model = true")
+def test_a_policy_holds_from_the_system_file_alone(home: dict[str, str], tmp_path: Path) -> None:
+    write(tmp_path / "system.toml", "[policy]\ndemo_model = false\naudit_required = true\nmax_age_days = 30")
     found = load_settings({}, None, home)
-    assert not found.demo_model
+    assert (found.demo_model, found.audit_required, found.max_age_days) == (False, True, 30)
     assert found.origin("demo_model") == str(tmp_path / "system.toml")
+    for place, config in ((user_config(home), None), (tmp_path / "mine.toml", str(tmp_path / "mine.toml"))):
+        write(place, "[policy]\ndemo_model = true")
+        with pytest.raises(UsageError, match="alone"):
+            load_settings({}, config, home)
+        place.unlink()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "demo_model = 1", "max_age_days = 0", "max_age_days = true", 'allowed_models = "one"', 'locked = ["colour"]',
+        "locked = [1]",
+    ],
+)  # fmt: skip
+def test_a_wrong_policy_is_refused_by_name(home: dict[str, str], tmp_path: Path, line: str) -> None:
+    write(tmp_path / "system.toml", f"[policy]\n{line}")
+    with pytest.raises(UsageError, match=line.split()[0]):
+        load_settings({}, None, home)
+
+
+def test_a_locked_setting_keeps_the_system_s_value(home: dict[str, str], tmp_path: Path) -> None:
+    write(tmp_path / "system.toml", 'temperature = 0\n[policy]\nlocked = ["temperature", "max_dx"]')
+    write(user_config(home), "temperature = 2\ntop_k = 3")
+    found = load_settings({}, None, home | {"ANTANGEL_MAX_DX": "9"})
+    assert (found.temperature, found.max_dx, found.top_k) == (0, 5, 3)
+    assert found.origin("temperature") == str(tmp_path / "system.toml")
+
+
+@pytest.mark.parametrize(
+    ("locked", "flags"), [("temperature", ["--temperature", "1"]), ("doses", ["--doses"]), ("json", ["--json"])]
+)
+def test_a_locked_setting_given_as_a_flag_is_exit_7(
+    home: dict[str, str], tmp_path: Path, locked: str, flags: list[str]
+) -> None:
+    write(tmp_path / "system.toml", f'[policy]\nlocked = ["{locked}"]' if locked != "json" else "")
+    result = CliRunner().invoke(app, ["diagnose", str(tmp_path / "none.json"), *flags])
+    assert result.exit_code == (2 if locked == "json" else 7)
+    assert (f"--{locked} is locked by {tmp_path}" in result.stderr) == (locked != "json")
+
+
+def test_a_policy_that_may_not_be_read_is_not_passed_over(
+    home: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed(type(tmp_path)):  # type: ignore[misc]
+        def stat(self, **_: object) -> object:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "SYSTEM_CONFIG", Closed(tmp_path))
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_settings({}, None, home)
+
+
+def test_config_show_says_what_is_locked(home: dict[str, str], tmp_path: Path) -> None:
+    write(tmp_path / "system.toml", 'top_k = 9\n[policy]\nlocked = ["top_k"]\nallowed_models = ["nano"]')
+    shown = CliRunner().invoke(app, ["config", "show"]).stdout
+    assert f"{tmp_path}/system.toml, locked" in shown
+    assert "policy.allowed_models" in shown
+
+
+@pytest.mark.parametrize(
+    ("allowed", "fits"),
+    [(["nano"], True), ([manifest_hash(EMBEDDED)], True), (["other"], False), (["0" * 64], False), ([], False)],
+)
+def test_only_allowed_models_answer(allowed: list[str], fits: bool) -> None:
+    settings = Settings(allowed_models=tuple(allowed))
+    if fits:
+        assert find_model(settings).name == "nano"
+        return
+    with pytest.raises(PolicyError, match="none of the models"):
+        find_model(settings)
 
 
 def test_a_misspelt_policy_is_refused(home: dict[str, str], tmp_path: Path) -> None:
