@@ -173,7 +173,7 @@ class Batch:
             self._terminal.note(f"Line {line.number} is longer than 4 MiB and was skipped.")
             return
         try:
-            case = read_line(line, self._options.input_format, self._ids)
+            case = read_line(line, self._options.input_format, self._ids, self._options.redact)
             self._entries.append(self._begin(case, line))
         except BadLineError as bad:
             self._entries.append(Entry(record=error_record(bad.id, line.number, bad.reason)))

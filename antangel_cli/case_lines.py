@@ -8,6 +8,7 @@ from typing import Any
 
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.readers import read_case
+from antangel_cli.clinic.readers.phenopacket import is_phenopacket
 from antangel_cli.errors import CommandError, RejectedError
 from antangel_cli.lines import LONG, Line
 from antangel_cli.outcome import describe
@@ -25,8 +26,10 @@ class BadLineError(Exception):
         self.reason = reason
 
 
-def read_line(line: Line, input_format: str, seen: set[str]) -> Case:
-    """The case of a line: a case, `{"id", "case"}`, or, when asked for, text. Adds its id to `seen`.
+def read_line(line: Line, input_format: str, seen: set[str], redact: bool = False) -> Case:
+    """The case of a line: a case, a FHIR resource, a Phenopacket, `{"id", "case"}`, or, when asked for, text.
+
+    Adds its id to `seen`; what comes without an id of its own, or with one that may identify, is `line-N`.
 
     Raises BadLineError.
     """
@@ -34,12 +37,16 @@ def read_line(line: Line, input_format: str, seen: set[str]) -> Case:
     if len(data) > LONG:
         raise _bad(None, f"Line {line.number} is longer than 1 MiB.", "Shorten the case.", "too_long")
     if input_format == "text":
-        return _read(data, "text", None, f"line-{line.number}")
+        return _read(data, "text", None, f"line-{line.number}", redact)
     content = _object(data, line.number)
-    case_id = _id(content)
+    wrapped = set(content) == {"id", "case"}
+    case_id = _id(content) if wrapped or not _foreign(content) else None
     if case_id in seen:
         raise _bad(case_id, f"Line {line.number} repeats an id.", "Give each case its own.", "duplicate_id")
-    case = _unwrapped(content, case_id, line.number) if set(content) == {"id", "case"} else _read(data, "case", case_id)
+    if wrapped:
+        case = _unwrapped(content, case_id, line.number, redact)
+    else:
+        case = _read(data, input_format, case_id, f"line-{line.number}", redact)
     seen.add(case.id)
     return case
 
@@ -73,21 +80,27 @@ def _id(content: dict[str, Any]) -> str | None:
     return found if isinstance(found, str) and _ID.fullmatch(found) else None
 
 
-def _unwrapped(content: dict[str, Any], case_id: str | None, number: int) -> Case:
+def _foreign(content: dict[str, Any]) -> bool:
+    """Whether a document is one of another format, whose `id` may be a record number."""
+    return "schema" not in content and ("resourceType" in content or is_phenopacket(content))
+
+
+def _unwrapped(content: dict[str, Any], case_id: str | None, number: int, redact: bool) -> Case:
     """The case inside `{"id", "case"}`: an object, or text."""
     inner = content["case"]
     if case_id is None:
         raise _bad(None, f"The id of line {number} has a form that is not taken.", ID_FORM, "bad_id")
     if isinstance(inner, str):
-        return _read(inner.encode("utf-8", "replace"), "text", case_id)
+        return _read(inner.encode("utf-8", "replace"), "text", case_id, redact=redact)
     if isinstance(inner, dict):
-        return _read(json.dumps({**inner, "id": case_id}).encode(), "case", case_id)
+        document = inner if _foreign(inner) else {**inner, "id": case_id}
+        return _read(json.dumps(document).encode(), "auto", case_id, redact=redact)
     raise _bad(case_id, f"The case of line {number} is neither an object nor text.", "Correct it.", "bad_case")
 
 
-def _read(data: bytes, input_format: str, case_id: str | None, name: str | None = None) -> Case:
+def _read(data: bytes, input_format: str, case_id: str | None, name: str | None = None, redact: bool = False) -> Case:
     try:
-        return read_case(data, None, input_format, case_id or name or "case-1")
+        return read_case(data, None, input_format, case_id or name or "case-1", redact)
     except Exception as error:
         raise BadLineError(case_id, describe(error)) from error
 

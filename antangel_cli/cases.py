@@ -79,7 +79,10 @@ class Checked:
             "schema": CHECKED_SCHEMA,
             "id": self.case.id,
             "status": "valid",
-            "facts": [{"id": fact.id, "kind": fact.kind, "text": fact.text, "path": fact.path} for fact in self.facts],
+            "facts": [
+                {"id": fact.id, "kind": fact.kind, "text": fact.text, "path": fact.path, "source": fact.source}
+                for fact in self.facts
+            ],
             "checks": self.checks.to_json(),
         }
 

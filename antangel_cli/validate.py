@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from antangel_cli.cases import Checked, read_one
@@ -23,7 +23,7 @@ def validate(settings: Settings, files: Sequence[str], options: CaseOptions) -> 
     codes = [0]
     for file in files:
         try:
-            checked = Checked.of(read_one(file, options, settings.no_input))
+            checked = Checked.of(read_one(file, options, settings.no_input), options.accept_implausible)
             outputs.append(_text(checked.record | {"file": file}) if settings.json else _page(terminal, file, checked))
         except Exception as error:
             failure = describe(error)
@@ -47,13 +47,20 @@ def _text(record: Mapping[str, Any]) -> str:
 
 
 def _page(terminal: Terminal, file: str, checked: Checked) -> str:
-    facts = [(fact.id, fact.kind, fact.text) for fact in checked.facts]
     return "\n".join(
         [
-            terminal.rows(f"{file}: {checked.case.id}", facts),
+            terminal.rows(f"{file}: {checked.case.id}", list(_rows(checked.record))),
             *map(clean, [*checked.alarms(), *checked.remarks()]),
         ]
     )
+
+
+def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Each fact: id, kind, text, what its number was converted to, and its place in the document it came from."""
+    converted = {entry["path"]: f"= {entry['converted']}" for entry in record["checks"]["unit_conversions"]}
+    for fact in record["facts"]:
+        place = fact["source"] or fact["path"]
+        yield fact["id"], fact["kind"], fact["text"], converted.get(fact["path"], ""), place
 
 
 def _deliver(terminal: Terminal, text: str, options: CaseOptions) -> None:

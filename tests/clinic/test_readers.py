@@ -16,7 +16,7 @@ from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.facts import facts
 from antangel_cli.clinic.readers import detect, read_case
-from antangel_cli.clinic.readers.intake import clean
+from antangel_cli.clinic.readers.intake import clean, take_in
 from antangel_cli.clinic.readers.keys import edits, nearest
 from antangel_cli.clinic.readers.prose import language_of
 from tests.clinic.cases import EXAMPLES, make_case
@@ -103,19 +103,30 @@ def test_no_utf8() -> None:
     [
         ('{"a": 1}', None, "case"),
         ("  [1]", "x.txt", "case"),
-        ("hello", "x.json", "case"),
-        ("hello", "X.JSON", "case"),
+        ('"hello"', "x.json", "case"),
+        ('"hello"', "X.JSON", "case"),
+        ('{"resourceType": "Patient"}', None, "fhir"),
+        ('{"resourceType": "Patient"}\n{"resourceType": "Condition"}', None, "fhir"),
+        ('{"schema": "antangel.case/1", "resourceType": 1}', None, "case"),
+        ('{"subject": {}, "phenotypicFeatures": []}', None, "phenopacket"),
+        ('{"proband": {}, "meta_data": {}}', None, "phenopacket"),
+        ("{broken", "x.txt", "refused"),
         ("hello", "x.txt", "text"),
         ("hello", None, "text"),
     ],
 )
 def test_detection(text: str, name: str | None, format: str) -> None:
-    assert detect(text, name) == format
+    intake = take_in(text.encode())
+    if format == "refused":
+        with pytest.raises(InputError, match="no valid JSON"):
+            detect(intake, name)
+    else:
+        assert detect(intake, name) == format
 
 
 def test_detection_refuses_unknown_formats() -> None:
     with pytest.raises(InputError, match="not known"):
-        detect("x", None, "fhir")
+        detect(take_in(b"x"), None, "hl7")
 
 
 @pytest.mark.parametrize("data", ["{", "[1, 2", "hello"])
@@ -240,8 +251,14 @@ def test_schema_is_required(schema: object) -> None:
     assert SECRET not in str(error)
 
 
-def test_fhir_is_said_to_be_unread() -> None:
-    assert "FHIR" in refusal('{"resourceType": "Bundle"}').message
+def test_fhir_is_no_case() -> None:
+    assert "fhir" in refusal('{"resourceType": "Bundle"}', None, "case").remedy
+
+
+@pytest.mark.parametrize("escape", ["\\u200b", "\\b"])
+def test_keys_that_only_hidden_characters_tell_apart_are_refused(escape: str) -> None:
+    text = '{"schema": "antangel.case/1", "id": "a", "question": "x", "ques' + escape + 'tion": "Zyxwvut"}'
+    assert "repeats" in refusal(text).message
 
 
 def test_invisible_characters_are_dropped_and_counted() -> None:

@@ -24,7 +24,7 @@ from antangel_cli.clinic.readers.fhir.procedure import read_procedure
 from antangel_cli.clinic.readers.fhir.report import read_report
 from antangel_cli.clinic.readers.fhir.values import codes_of
 from antangel_cli.clinic.readers.intake import DEEPEST_FHIR, Intake
-from antangel_cli.clinic.readers.parts import Found, Part, Remark, assemble
+from antangel_cli.clinic.readers.parts import Found, Part, Remark, assemble, warnings
 from antangel_cli.clinic.readers.strict_json import parse_json
 from antangel_cli.clinic.rules import load_rules
 
@@ -53,8 +53,17 @@ def read_fhir(intake: Intake, case_id: str) -> Case:
     parts = old_values_as_history(newest_of_each(found), record.now)
     rows = [*_without_names(parts, identifying_words(record.patient)), *_identifying(record)]
     if not any(isinstance(row, Part) for row in rows):
-        raise InputError("This FHIR document holds nothing that can be read.", f"Export some of: {', '.join(READ)}.")
+        raise _nothing_read(rows)
     return assemble(case_id, rows, subject_of(record))
+
+
+def _nothing_read(rows: list[Found]) -> InputError:
+    """Why: what was left out, by the codes of the warnings and the types they count."""
+    why = "; ".join(
+        f"{w['code']}: {w['kinds']}" for w in warnings([r for r in rows if isinstance(r, Remark)]) if "kinds" in w
+    )
+    message = "This FHIR document holds nothing that can be read" + (f" ({why})." if why else ".")
+    return InputError(message, f"Export some of: {', '.join(READ)}.")
 
 
 def is_lines(text: str) -> bool:

@@ -86,9 +86,10 @@ def record_of(documents: Iterable[tuple[str, Any]]) -> Record:
     stamp = None
     for place, document in documents:
         stamp = stamp or (words(document.get("timestamp")) if isinstance(document, dict) else None)
-        for number, resource in enumerate(_resources(document, place)):
-            name = resource.content.get("id") if isinstance(resource.content.get("id"), str) else None
-            key = (resource.kind, name or f"{place} {number}")
+        for resource in _with_contained(_resources(document, place)):
+            name = resource.content.get("id")
+            own = isinstance(name, str) and ".contained[" not in resource.path
+            key = (resource.kind, name if own else resource.path)
             if known.setdefault(key, resource).content != resource.content:
                 raise InputError(
                     f"A {shown_kind(resource.kind)} is there twice and differs.",
@@ -127,6 +128,13 @@ def _resources(document: Any, place: str, depth: int = 0) -> Iterator[Resource]:
             yield from _resources(inner, where, depth + 1)
         elif isinstance(inner.get("resourceType"), str):
             yield Resource(inner["resourceType"], inner, where, words(entry.get("fullUrl")))
+
+
+def _with_contained(resources: Iterator[Resource]) -> Iterator[Resource]:
+    """The resources, each followed by the Observations that it contains: members of a panel, results of a report."""
+    for resource in resources:
+        yield resource
+        yield from (inner for inner in _contained(resource) if inner.kind == "Observation")
 
 
 def _contained(resource: Resource) -> Iterator[Resource]:

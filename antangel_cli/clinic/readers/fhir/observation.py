@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
@@ -21,7 +22,7 @@ from antangel_cli.clinic.readers.fhir.values import (
     words,
 )  # fmt: skip
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
-from antangel_cli.clinic.rules import load_rules
+from antangel_cli.clinic.rules import load_rules, rule_files
 
 _TABLE = load_rules("fhir")
 _FLAGS = {"H": "H", "HU": "HH", "HH": "HH", "L": "L", "LU": "LL", "LL": "LL", "N": "N", "A": "A", "AA": "A"}
@@ -45,6 +46,17 @@ class Piece:
     def known(self, table: str) -> str | None:
         """What a table of codes calls it."""
         return next((_TABLE[table][code] for code in sorted(self.named.codes) if code in _TABLE[table]), None)
+
+    @property
+    def analyte(self) -> str | None:
+        """The name under which the rules know a laboratory quantity of this LOINC code."""
+        return next((_analytes()[code] for code in sorted(self.named.codes) if code in _analytes()), None)
+
+
+@cache
+def _analytes() -> dict[str, str]:
+    rows = [row for name in rule_files("quantities") for row in load_rules(name)["quantity"].values()]
+    return {code: row["names"][0] for row in rows for code in row.get("loinc", ())}
 
 
 def read_observation(resource: Resource, record: Record) -> Iterator[Found]:
@@ -86,7 +98,7 @@ def _read(piece: Piece, kind: str) -> Iterator[Found]:
     text = _said(piece.content)
     if piece.known("pregnancy") and (found := pregnancy(piece.known("pregnancy"), _answer_codes(piece), None)):
         yield Part("patient", found, piece.path, piece.key, piece.time)
-    elif text is not None and (piece.known("vitals") or "laboratory" in piece.categories or piece.known("labs")):
+    elif text is not None and (piece.known("vitals") or "laboratory" in piece.categories or piece.analyte):
         yield _measurement(piece, text, None)
     elif "social-history" in piece.categories and text:
         yield Part(
@@ -145,7 +157,7 @@ def _measurement(piece: Piece, value: float | str, unit: str | None) -> Part:
     section = "vitals" if vital or "vital-signs" in piece.categories else "labs"
     low, high = _range(piece.content, unit)
     content = {
-        "name": vital or piece.known("labs") or piece.named.text, "value": value, "unit": unit, "time": piece.time,
+        "name": vital or piece.analyte or piece.named.text, "value": value, "unit": unit, "time": piece.time,
         "ref_low": low, "ref_high": high, "flag": _flag(piece.content), "code": piece.named.code,
     }  # fmt: skip
     return Part(section, content, piece.path, vital or piece.key, piece.time)

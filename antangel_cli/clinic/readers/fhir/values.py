@@ -46,14 +46,12 @@ def concept(value: Any) -> Concept | None:
     if isinstance(value, str):
         return Concept(value.strip(), None, frozenset({value.strip()})) if value.strip() else None
     row = next(iter(entries(value)), {})
-    if isinstance(row.get("concept"), dict):
-        return concept(row["concept"])
+    row = _inner(row) or row
     codings = sorted(entries(row.get("coding")), key=lambda coding: coding.get("userSelected") is not True)
     shown = next((text for text in (words(c.get("display")) for c in codings) if text), None)
     code = next((label for label in map(_label, codings) if label), None)
     text = words(row.get("text")) or (_SEMANTIC_TAG.sub("", shown) if shown else None) or code
-    codes = frozenset(c["code"] for c in codings if isinstance(c.get("code"), str))
-    return Concept(text, code, codes) if text else None
+    return Concept(text, code, codes_of(row)) if text else None
 
 
 def _label(coding: dict[str, Any]) -> str | None:
@@ -69,11 +67,17 @@ def codes_of(value: Any) -> frozenset[str]:
 
 
 def _codes(row: Any) -> Iterator[str]:
-    if isinstance(row, dict) and isinstance(row.get("code"), str):
-        yield row["code"]
-    else:
-        found = concept(row)
-        yield from found.codes if found else ()
+    if isinstance(row, str):
+        yield row.strip()
+    elif isinstance(row, dict):
+        codings = [row, *entries(row.get("coding")), *entries(_inner(row).get("coding"))]
+        yield from (coding["code"] for coding in codings if isinstance(coding.get("code"), str))
+
+
+def _inner(reference: dict[str, Any]) -> dict[str, Any]:
+    """The concept in R5's CodeableReference."""
+    found = reference.get("concept")
+    return found if isinstance(found, dict) else {}
 
 
 def unit_of(quantity: dict[str, Any]) -> str | None:
