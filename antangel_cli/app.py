@@ -13,10 +13,12 @@ from typer.core import TyperGroup
 
 from antangel_cli import __version__
 from antangel_cli.flags import (
+    ANSWERING,
     BENCH,
     BUDGET,
     CASES,
     CONVERSATION,
+    EVALUATION,
     FORMAT,
     LANGUAGE,
     LINES,
@@ -149,6 +151,19 @@ def batch(
     from antangel_cli.options import BatchOptions, CaseOptions
 
     return run(settings, file, CaseOptions.of(flags), BatchOptions.of(flags))
+
+
+@command(app, EVALUATION, ANSWERING, WRITING, MODEL, MACHINE, name="eval")
+def evaluate(
+    settings: Settings,
+    cases: Annotated[str, typer.Argument(metavar="CASES", help="JSON lines, or a folder of cases, with gold.")],
+    **flags: Any,
+) -> int:
+    """Score answers against `gold`, with intervals, and compare them with an earlier run."""
+    from antangel_cli.eval import evaluate as run
+    from antangel_cli.options import EvalOptions
+
+    return run(settings, cases, EvalOptions.of(flags))
 
 
 @command(app, READING, WRITING)

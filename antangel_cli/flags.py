@@ -23,6 +23,7 @@ Language = Literal["en", "zh"]
 Lookahead = Literal["auto", "on", "off"]
 Shape = Literal["flash", "mini"]
 Routing = Literal["router", "skewed"]
+DataSet = Literal["ddxplus", "healthbench", "medmcqa", "medqa"]
 FailOn = Literal["emergency", "urgent", "soon", "routine", "self_care"]
 
 
@@ -138,10 +139,9 @@ READING = Group(
         ),
     ),
 )
-CASES = Group(
+ANSWERING = Group(
     "Case",
     (
-        *READING.flags,
         _flag(int, "--max-dx", help="The most diagnoses, 3 to 10 (5).", metavar="N"),
         _flag(
             Reasoning,
@@ -155,6 +155,13 @@ CASES = Group(
             help="Language of the answer; the case's unless told otherwise.",
             metavar="en|zh",
         ),
+    ),
+)
+CASES = Group(
+    "Case",
+    (
+        *READING.flags,
+        *ANSWERING.flags,
         _flag(
             FailOn,
             "--fail-on",
@@ -199,6 +206,23 @@ LINES = Group(
         _flag(bool, "--fail-fast", help="Stop reading at the first error."),
         _flag(int, "--limit", help="Only the first N lines.", metavar="N"),
         _flag(bool, "--dry-run", help="Read and check every line; no model."),
+    ),
+)
+EVALUATION = Group(
+    "Evaluation",
+    (
+        _flag(str, "--against", help="List what changed against the results of an earlier run.", metavar="FILE"),
+        _flag(str, "--results", help="Write the results too, a line each, to compare with later.", metavar="FILE"),
+        _flag(bool, "--stability", help="Answer twins too: an instruction put in, the sex swapped, older."),
+        _flag(
+            DataSet,
+            "--import",
+            help="Make cases of a published data set's file instead, and no model.",
+            metavar="ddxplus|healthbench|medmcqa|medqa",
+            key="import_format",
+        ),
+        _flag(int, "--limit", help="Only the first N cases.", metavar="N"),
+        _flag(str, "--concurrency", help="Cases at once.", metavar="auto|N"),
     ),
 )
 WRITING = Group(

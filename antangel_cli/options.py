@@ -51,6 +51,24 @@ class BatchOptions:
         return 1 if self.fail_fast else self.max_errors
 
 
+@dataclass(frozen=True)
+class EvalOptions:
+    """What an evaluation is compared with, which data set is imported instead, and where its output goes."""
+
+    against: str | None = None
+    results: str | None = None
+    stability: bool = False
+    import_format: str | None = None
+    limit: int | None = None
+    output: str | None = None
+    force: bool = False
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any]) -> EvalOptions:
+        """Take the options out of the flags that were given."""
+        return _of(cls, flags)
+
+
 def _of(kind: type[T], flags: Mapping[str, Any]) -> T:
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in flags.items() if name in names and value is not None})

@@ -11,7 +11,7 @@ from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.evaluation.bootstrap import LEVEL, RESAMPLES, figures
 from antangel_cli.clinic.evaluation.compare import REPORT_SCHEMA, Outline, outline, top_names
 from antangel_cli.clinic.evaluation.gold import Gold
-from antangel_cli.clinic.evaluation.groups import groups_of
+from antangel_cli.clinic.evaluation.groups import BAND_NAMES, groups_of
 from antangel_cli.clinic.evaluation.scoring import Part, Record, score
 from antangel_cli.clinic.evaluation.stability import twins, unchanged
 
@@ -67,7 +67,7 @@ class Evaluation:
         case_id = record["id"]
         if self.is_twin(case_id):
             self._answers[case_id] = top_names(record)
-        elif case_id not in self.items or case_id in self._scored or "result" not in record:
+        elif case_id not in self.items or case_id in self._scored:
             self.unread += 1
         else:
             item = self.items[case_id]
@@ -101,7 +101,15 @@ class Evaluation:
         groups: dict[str, list[dict[str, Part]]] = {}
         for each in self._scored.values():
             groups.setdefault(each.groups[by], []).append(each.parts)
-        return {name: {"n": len(rows), "measures": _json(figures(rows))} for name, rows in sorted(groups.items())}
+        return {
+            name: {"n": len(rows), "measures": _json(figures(rows))}
+            for name, rows in sorted(groups.items(), key=_place)
+        }
+
+
+def _place(group: tuple[str, Any]) -> tuple[int, str]:
+    """Ages from young to old, all else by name."""
+    return BAND_NAMES.index(group[0]) if group[0] in BAND_NAMES else len(BAND_NAMES), group[0]
 
 
 def _json(measures: Mapping[str, Any]) -> dict[str, Any]:

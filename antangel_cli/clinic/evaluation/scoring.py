@@ -22,14 +22,14 @@ _CLAUSE_END = r"\w(?=\s*[,，、]|\s*$)"
 def score(record: Record, gold: Gold | None) -> dict[str, Part]:
     """Every measure that this case has. A case without an answer has missed what it was asked for."""
     listed = answered(record)
-    parts: dict[str, Part | None] = {"whole_answers": (float(record["result"] is not None), 1)}
+    parts: dict[str, Part | None] = {"whole_answers": (float(bool(listed)), 1)}
     parts["citation_validity"] = _citations(record)
     if gold is not None:
         parts |= {f"top{k}": _found(gold.diagnosis, listed[:k], Name.named) for k in (1, 3)}
         parts |= {f"top{k}_with_codes": _found(gold.diagnosis, listed[:k], _matches) for k in (1, 3)}
         parts["cant_miss_recall"] = _recall(gold.cant_miss, listed)
         parts["differential_recall"] = _recall(gold.differential[:TRUE_FIRST], listed)
-        parts |= _triage(record["urgency_final"], gold.urgency)
+        parts |= _triage(record.get("urgency_final"), gold.urgency)
     return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -55,7 +55,7 @@ def _recall(wanted: Sequence[Name], listed: Sequence[dict[str, Any]]) -> Part | 
     return (found, len(wanted)) if wanted else None
 
 
-def _triage(final: str, gold: str | None) -> dict[str, Part | None]:
+def _triage(final: str | None, gold: str | None) -> dict[str, Part | None]:
     """Whether the final urgency lies under or over the true one; `undetermined` is neither, and counted apart."""
     if gold is None:
         return {}

@@ -127,3 +127,11 @@ def test_a_hidden_instruction_is_reported() -> None:
     """The characters that hide it are dropped by the readers: a twin is read as any case is."""
     case = make_case(notes=[{"text": instruction.en} for instruction in instructions() if instruction.kind == "hidden"])
     assert checked(case).injection_suspected
+
+
+def test_a_case_that_failed_before_any_answer_is_scored_as_missed() -> None:
+    evaluation = Evaluation([Item(gold_case(), Gold.model_validate({"diagnosis": "A", "urgency": "soon"}))])
+    evaluation.take({"id": "t", "line": 1, "status": "error", "error": {"code": "internal"}})
+    measures = evaluation.report()["measures"]
+    assert measures["whole_answers"]["value"] == measures["top3"]["value"] == 0
+    assert measures["undetermined"]["value"] == 1

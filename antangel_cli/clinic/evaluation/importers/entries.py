@@ -33,11 +33,12 @@ def unlike(number: int, remedy: str = "Give the file as it was published.") -> I
     return InputError(f"Line {number} has not the form of this data set.", remedy)
 
 
-def case_of(name: str, number: int, narrative: str, gold: dict[str, Any], **about: Any) -> dict[str, Any]:
-    """A case in the language that it is written in; `name` is its id, or what a number is put behind."""
+def case_of(entry_id: Any, number: int, narrative: str, gold: dict[str, Any], **about: Any) -> dict[str, Any]:
+    """A case in the language that it is written in, with the entry's own id where it has the form of one."""
+    taken = isinstance(entry_id, str) and _ID.fullmatch(entry_id)
     return {
         "schema": SCHEMA_ID,
-        "id": name if _ID.fullmatch(name) else f"{name[:8]}-{number}" if _ID.fullmatch(name[:8]) else f"entry-{number}",
+        "id": entry_id if taken else f"entry-{number}",
         "language": language_of(narrative),
         "narrative": narrative,
         **about,

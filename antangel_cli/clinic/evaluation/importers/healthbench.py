@@ -19,8 +19,8 @@ def read_healthbench(lines: Iterable[str], beside: Callable[[str], str]) -> Iter
         if not isinstance(prompt, list) or not isinstance(rubrics, list):
             raise unlike(number)
         said = [text(turn.get("content"), number) for turn in prompt if _of_user(turn, number)]
-        name = str(entry.get("prompt_id") or "healthbench")
-        yield case_of(name, number, "\n\n".join(said), {"rubrics": rubrics}) if said else None
+        gold = {"rubrics": rubrics}
+        yield case_of(entry.get("prompt_id"), number, "\n\n".join(said), gold) if said else None
 
 
 def _of_user(turn: Any, number: int) -> bool:

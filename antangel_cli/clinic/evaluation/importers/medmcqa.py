@@ -22,8 +22,8 @@ def read_medmcqa(lines: Iterable[str], beside: Callable[[str], str]) -> Iterator
         if type(right) is not int or not 1 <= right <= len(_OPTIONS):
             raise unlike(number, _FROM_ONE)
         options = [text(entry.get(key), number) for key in _OPTIONS]
-        name, question = str(entry.get("id") or "medmcqa"), text(entry.get("question"), number)
+        question = text(entry.get("question"), number)
         asked = choice(options, False)
         gold = {"diagnosis": options[right - 1]}
         single = entry.get("choice_type", "single") == "single"
-        yield case_of(name, number, question, gold, question=asked) if single else None
+        yield case_of(entry.get("id"), number, question, gold, question=asked) if single else None

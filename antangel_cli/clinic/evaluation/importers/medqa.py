@@ -21,4 +21,4 @@ def read_medqa(lines: Iterable[str], beside: Callable[[str], str]) -> Iterator[d
         if not isinstance(options, dict) or answer not in options.values():
             raise unlike(number)
         asked = choice(map(str, options.values()), language_of(question) == "zh")
-        yield case_of("medqa", number, question, {"diagnosis": answer}, question=asked)
+        yield case_of(None, number, question, {"diagnosis": answer}, question=asked)
