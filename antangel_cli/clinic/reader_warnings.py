@@ -4,51 +4,51 @@ from __future__ import annotations
 
 READER_WARNINGS: dict[str, tuple[str, str]] = {
     "identifiers_dropped": (
-        "{count} identifying fields were dropped: {kinds}",
+        "identifying fields were dropped: {kinds}",
         "已去除{count}处身份信息：{kinds}",
     ),
     "identifiers_removed": (
-        "{count} identifiers in free text were replaced by [removed]; others may remain: {kinds}",
+        "identifiers in free text were replaced by [removed], others may remain: {kinds}",
         "已将自由文本中{count}处身份信息替换为[removed]，可能仍有遗漏：{kinds}",
     ),
     "resources_unread": (
-        "{count} parts of kinds that are not read: {kinds}",
+        "left out, of kinds that are not read: {kinds}",
         "{count}项属不读取的类型：{kinds}",
     ),
     "entered_in_error": (
-        "{count} entries marked as errors were left out: {kinds}",
+        "left out, marked as entered in error: {kinds}",
         "已略去{count}项标记为错误的记录：{kinds}",
     ),
     "not_taken": (
-        "{count} entries that are only planned, or not this patient's state, were left out: {kinds}",
+        "left out, planned, cancelled or not to be done: {kinds}",
         "已略去{count}项仅为计划或不作数的记录：{kinds}",
     ),
     "modifier_unknown": (
-        "{count} entries with a modifier that is not understood were left out: {kinds}",
+        "left out, with a modifier that is not understood: {kinds}",
         "已略去{count}项含无法理解的修饰的记录：{kinds}",
     ),
     "without_content": (
-        "{count} entries state nothing that can be read: {kinds}",
+        "nothing that can be read is stated by: {kinds}",
         "{count}项没有可读取的内容：{kinds}",
     ),
     "older_left_out": (
-        "{count} older entries were left out, the newest of each kept: {kinds}",
+        "left out, older than the newest of its kind: {kinds}",
         "每项只保留最新，已略去{count}项较早的记录：{kinds}",
     ),
     "told_as_history": (
-        "{count} values from before this encounter are told as history: {kinds}",
+        "told as history, from before this encounter: {kinds}",
         "{count}项本次就诊之前的数值列为既往：{kinds}",
     ),
     "attachments_unread": (
-        "{count} attachments that are no plain text were not read: {kinds}",
+        "attachments that are no plain text were not read: {kinds}",
         "未读取{count}个非纯文本附件：{kinds}",
     ),
     "units_contradict": (
-        "{count} values have a unit and a unit code that differ; they count as without unit: {kinds}",
+        "unit and unit code differ, so the value counts as without unit: {kinds}",
         "{count}项数值的单位与单位编码不一致，按无单位处理：{kinds}",
     ),
     "narrative_hidden": (
-        "{count} texts hold passages that a reader would not see: {kinds}",
+        "passages that a reader would not see were left out: {kinds}",
         "{count}处文字含不可见段落：{kinds}",
     ),
     "allergies_contradict": (
