@@ -259,6 +259,7 @@ def test_components_have_their_own_absence_and_place() -> None:
         ("3150-6", quantity(21, "%"), "vital", "supplemental_oxygen no"),
         ("3150-6", quantity(40, "%"), "vital", "supplemental_oxygen yes"),
         ("29463-7", quantity(150, "lb", "[lb_av]"), "patient", "68.039 kg"),
+        ("29463-7", quantity(200, "kg", comparator=">"), "vital", "weight >200 kg"),
         ("29463-7", quantity(70, "stone"), "vital", "weight 70 stone"),
         ("8302-2", quantity(1.7, "m"), "patient", "170 cm"),
         ("11884-4", quantity(30, "wk"), "patient", "pregnant 30 weeks"),
@@ -291,6 +292,17 @@ def test_old_values_are_history_and_the_newest_is_kept() -> None:
     assert told(case, "history") == ["potassium 3.9 mmol/L (2026-09-01)"]
     assert not case.labs
     assert warned(case)["older_left_out"] == "labs 2"
+
+
+def test_contained_results_of_two_panels_may_share_their_ids() -> None:
+    panels = [
+        resource("Observation", status="final", code=coded(LOINC, "85353-1", "panel"), hasMember=[{"reference": "#m"}],
+                 contained=[{**observation(code, "x", quantity(value, "/min"), "vital-signs"), "id": "m"}])
+        for code, value in (("8867-4", 112), ("9279-1", 24))
+    ]  # fmt: skip
+    case = read(*panels)
+    assert told(case) == ["pulse 112 /min", "respiratory rate 24 /min"]
+    assert case._sources["vitals[1]"] == "Bundle.entry[1].resource.contained[0]"
 
 
 def test_two_values_of_one_time_are_both_told() -> None:
@@ -380,7 +392,7 @@ def test_narrative_is_read_only_without_content() -> None:
     ("html", "text", "hidden"),
     [
         ("<div>a<br/>b</div>", "a b", False),
-        ("<p style='DISPLAY:none'>x<b>y</b></p>z", "z", True),
+        ("<p style='DISPLAY:none'>x<b>y</b>w</p>z", "z", True),
         ("<script>x</script>a &lt; b", "a < b", True),
         ("<p hidden>x", "", True),
         ("</p></p>a", "a", False),
