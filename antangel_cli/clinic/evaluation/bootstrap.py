@@ -13,6 +13,8 @@ from antangel_cli.clinic.evaluation.scoring import Part
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0
+DRAWN_AT_ONCE = 1 << 20
+"""Draws kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ def figure(parts: Sequence[Part]) -> Figure:
     At least one part; each whole is above zero.
     """
     reached, whole = np.array(parts, dtype=np.float64).T
-    draw = np.random.default_rng(SEED)
-    shares = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        chosen = draw.integers(len(parts), size=len(parts))
-        shares[i] = reached[chosen].sum() / whole[chosen].sum()
-    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    draw, shares = np.random.default_rng(SEED), []
+    at_once = max(DRAWN_AT_ONCE // len(parts), 1)
+    for done in range(0, RESAMPLES, at_once):
+        chosen = draw.integers(len(parts), size=(min(at_once, RESAMPLES - done), len(parts)))
+        shares.append(reached[chosen].sum(axis=1) / whole[chosen].sum(axis=1))
+    low, high = np.quantile(np.concatenate(shares), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(float(reached.sum() / whole.sum()), float(low), float(high), len(parts))
 
 
