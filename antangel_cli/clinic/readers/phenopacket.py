@@ -81,7 +81,7 @@ def _entries(packet: dict[str, Any]) -> Iterator[Found]:
         ("medicalActions", _action),
     ):
         for index, row in _rows(packet.get(name)):
-            found = list(read(row, f"{name}[{index}]"))
+            found: list[Found] = list(read(row, f"{name}[{index}]"))
             yield from found or [Remark("without_content", name)]
 
 

@@ -63,7 +63,7 @@ def _dose(resource: Resource) -> tuple[str | None, str | None]:
     row = next(iter(entries(resource.content.get("dosage") or resource.content.get("dosageInstruction"))), {})
     route = concept(row.get("route"))
     rate = next(iter(entries(row.get("doseAndRate"))), {})
-    quantity = rate.get("doseQuantity")
-    amount = number(quantity.get("value")) if isinstance(quantity, dict) else None
+    quantity = next(iter(entries(rate.get("doseQuantity"))), {})
+    amount = number(quantity.get("value"))
     given = f"{amount:g} {words(quantity.get('unit')) or ''}".strip() if amount is not None else None
     return words(row.get("text")) or given, route.text if route else None

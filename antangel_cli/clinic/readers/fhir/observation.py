@@ -200,8 +200,9 @@ def _said(content: dict[str, Any]) -> str | None:
 
 def _pair(value: Any, first: str, second: str, between: str) -> str | None:
     """A Range or Ratio in words: `3-5 mg`, `1:128`."""
-    ends = [value.get(name) for name in (first, second)] if isinstance(value, dict) else []
-    numbers = [number(end.get("value")) for end in ends if isinstance(end, dict)]
+    named = [value.get(name) for name in (first, second)] if isinstance(value, dict) else []
+    ends = [end for end in named if isinstance(end, dict)]
+    numbers = [number(end.get("value")) for end in ends]
     if len(numbers) != 2 or None in numbers:
         return None
     unit = unit_of(ends[1])
