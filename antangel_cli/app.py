@@ -35,7 +35,7 @@ from antangel_cli.flags import (
     Group,
     command,
 )
-from antangel_cli.outcome import OutputClosedError, guarded
+from antangel_cli.outcome import OutputClosedError, guarded, show_no_messages
 from antangel_cli.settings import Settings
 
 SHORT_HELP = """antangel, a clinical assistant that runs on this machine and sends nothing anywhere.
@@ -312,6 +312,7 @@ def report(
 
 def main() -> None:
     """The entry point."""
+    show_no_messages()
     try:
         app()
     finally:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,15 +49,38 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
     failure = describe(error)
     terminal = Terminal(plain="--plain" in flags, color="--no-color" not in flags)
     if "--debug" in flags and failure.code == "internal":
-        import traceback
-
-        terminal.note("".join(traceback.format_exception(error)))
+        terminal.note(frames(error))
     terminal.failure(failure)
     if wants_json(arguments):
         with contextlib.suppress(BrokenPipeError):
             terminal.answer(json.dumps({"schema": ERROR_SCHEMA, "status": "error", "error": failure.record}))
             sys.stdout.flush()
     return failure.exit_code
+
+
+def frames(error: BaseException) -> str:
+    """A traceback without the exceptions' messages: they may quote what they choked on."""
+    import traceback
+
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        chain.insert(0, found)
+        found = found.__cause__ or found.__context__
+    parts = ["".join(traceback.format_tb(link.__traceback__)) + type(link).__qualname__ for link in chain]
+    return "Traceback (most recent call last):\n" + "\n\nand then\n\n".join(parts)
+
+
+def show_no_messages() -> None:
+    """Print the frames alone of what nobody caught, in any thread: for the program's own process."""
+    sys.excepthook = lambda kind, error, trace: _print_frames(error)
+    threading.excepthook = lambda said: _print_frames(said.exc_value)
+    sys.unraisablehook = lambda said: _print_frames(said.exc_value)
+
+
+def _print_frames(error: BaseException | None) -> None:
+    if error is not None:
+        Terminal().note(frames(error))
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

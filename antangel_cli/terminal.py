@@ -64,7 +64,8 @@ class Terminal:
         return not self.plain and os.environ.get("TERM") != "dumb" and stream.isatty()
 
     def answer(self, text: str) -> None:
-        """Print the answer, or one line of it, and flush."""
+        """Print the answer, or one line of it, and flush. What could steer a terminal is escaped, as JSON would."""
+        text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
 

@@ -56,6 +56,7 @@ def _pack_aside(source: Path, place: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=f"{place.name}.", dir=place.parent) as folder:
         made = Path(folder) / place.name
         runtime.write_pack(source, made)
+        made.chmod(0o700)
         try:
             made.rename(place)
         except OSError:
