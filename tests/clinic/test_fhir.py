@@ -99,6 +99,11 @@ def test_age_at_the_encounter(birth: str, age: str | None) -> None:
     assert ("age_approximate" in warned(case)) == (age is not None and len(birth) < 10)
 
 
+def test_a_child_born_today_has_an_age_east_of_greenwich() -> None:
+    case = read(patient(birthDate="2026-11-20"), encounter(start="2026-11-20T05:00:00+08:00"))
+    assert told(case, "patient") == ["0 days, male"]
+
+
 def test_now_is_the_newest_encounter_that_took_place() -> None:
     later = encounter("AMB", "2027-05-01", id="e2", status="planned")
     assert told(read(patient(), encounter(), later), "patient") == ["65 years, male"]
@@ -106,6 +111,21 @@ def test_now_is_the_newest_encounter_that_took_place() -> None:
         told(read(patient(), observation("8867-4", "HR", effectiveDateTime="2001-03-04")), "patient")[0]
         == "40 years, male"
     )
+
+
+def test_only_the_newest_encounter_says_why_the_patient_came() -> None:
+    earlier = encounter("AMB", "2020-01-01", id="e0", reasonCode=[coded(SNOMED, "1", "Cough")])
+    case = read(encounter(), earlier)
+    assert (case.setting, case.chief_complaint) == ("ed", "Chest pain")
+
+
+@pytest.mark.parametrize("start", ["0001-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+def test_dates_that_stand_for_none_are_none(start: str) -> None:
+    case = read(
+        patient(), encounter(start=start), resource("Condition", code=coded(SNOMED, "1", "asthma"), onsetDateTime=NOW)
+    )
+    assert case.patient.age is None
+    assert case.setting == "unknown"
 
 
 def test_gender_stands_in_for_sex_with_a_warning() -> None:
