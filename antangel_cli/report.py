@@ -65,15 +65,11 @@ def report(settings: Settings, result: str | None, options: CaseOptions) -> int:
 
 def gather(settings: Settings, result: str | None, terminal: Terminal) -> dict[str, Any]:
     """The parts by name. Raises UsageError or RejectedError for a result that is none."""
-    parts = {
-        "versions": _versions(),
-        "machine": _machine(terminal),
-        "model": _model(settings),
-        "audit": _audit(),
-    }
+    parts = {"versions": _versions(), "machine": _machine(terminal), "model": _model(settings), "audit": _audit()}
     if result is not None:
         parts["result"] = _result(_read(result, settings.no_input))
-    return _scrubbed(parts, _private_words())
+    private = _private_words()
+    return {name: _scrubbed(part, private) for name, part in parts.items()}
 
 
 def _versions() -> dict[str, Any]:
