@@ -46,7 +46,7 @@ def read_outlines(text: str) -> dict[str, Outline]:
     found: dict[str, Outline] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            found |= {each["id"]: each for each in _outlines(line, number) if each["id"] is not None}
+            found |= {each["id"]: each for each in _outlines(line, number) if isinstance(each["id"], str)}
     return found
 
 
@@ -54,10 +54,7 @@ def _outlines(line: str, number: int) -> list[Outline]:
     try:
         content = json.loads(line)
         if content.get("schema") == REPORT_SCHEMA:
-            return [
-                {key: each[key] for key in ("id", "status", "top3", "urgency_final", "checks")}
-                for each in content["cases"]
-            ]
+            return [{key: each[key] for key in COMPARED} for each in content["cases"]]
         return [outline(content)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(

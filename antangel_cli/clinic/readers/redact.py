@@ -46,7 +46,7 @@ def _take_out(value: Any, place: tuple[str | int, ...], removed: list[tuple[str,
 def _give_age(document: dict[str, Any], births: list[Any]) -> None:
     """The age at the newest time in the case, when a birth date was there and no age."""
     patient = document.setdefault("patient", {})
-    rows = [row for name in _TIMED for row in document.get(name, ()) if isinstance(document.get(name), list)]
+    rows = [row for name in _TIMED if isinstance(document.get(name), list) for row in document[name]]
     times = [instant(row.get("time")) for row in rows if isinstance(row, dict)]
     now = max((time for time in times if time), default=None)
     age = next((age for age in (age_between(birth, now) for birth in births if isinstance(birth, str)) if age), None)
