@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from antangel_cli import load
 from antangel_cli.app import app
 from antangel_cli.clinic.model import Task
+from antangel_cli.clinic.schemas import example
 from antangel_cli.outcome import frames
 from tests.cli.scripted import Scripted, answer_for
 
@@ -121,7 +122,8 @@ def other_formats() -> Iterator[tuple[str, bytes]]:
     )  # fmt: skip
 
 
-INPUTS = dict([*other_formats(), *broken_json(), *wrong_fields()])
+DIAGNOSED = dict([*other_formats(), *broken_json()])
+INPUTS = DIAGNOSED | dict(wrong_fields())
 
 
 @pytest.fixture(autouse=True)
@@ -159,14 +161,15 @@ def test_no_input_is_quoted_by_diagnose_or_validate(
     use(monkeypatch, Scripted())
     place = tmp_path / ("case.txt" if name == "text" else "case.json")
     place.write_bytes(INPUTS[name])
-    for command in (["diagnose", str(place), "--debug", "-v"], ["validate", str(place), "--debug"]):
-        result = RUN.invoke(app, command)
+    # What a field holds is read alike for both.
+    for command in ("validate", "diagnose") if name in DIAGNOSED else ("validate",):
+        result = RUN.invoke(app, [command, str(place), "--debug", "-v"])
         require_clean(result, tmp_path, caplog)
         if result.exit_code == 3:
             assert marked(result.stdout) == []
         if name in ("whole", "text"):
             assert result.exit_code == 0
-            assert marked(result.stdout) or command[0] == "diagnose"
+            assert marked(result.stdout) or command == "diagnose"
 
 
 def test_no_line_is_quoted_by_batch(
@@ -247,6 +250,26 @@ def test_a_report_and_the_audit_hold_nothing_of_a_case(
         assert result.exit_code == 0, result.stderr
         assert marked(result.output) == []
         require_clean(result, tmp_path, caplog)
+
+
+def all_marked(value: Any) -> Any:
+    """The same record with a mark in place of every text and behind every number's key."""
+    if isinstance(value, dict):
+        return {key: all_marked(part) for key, part in value.items()} | {MARK: said("added")}
+    if isinstance(value, list):
+        return [all_marked(part) for part in value]
+    return said("text") if isinstance(value, str) else value
+
+
+@pytest.mark.usefixtures("compiled_kernels")
+def test_a_report_takes_no_text_of_a_result_that_was_edited(tmp_path: Path) -> None:
+    record = example("result")
+    place = tmp_path / "result.json"
+    place.write_bytes(as_bytes(all_marked(record) | {"schema": record["schema"]}))
+    result = RUN.invoke(app, ["report", str(place)])
+    assert result.exit_code == 0, result.stderr
+    assert marked(result.output) == []
+    assert "[left out]" in result.stdout
 
 
 def test_frames_hold_no_message_of_any_link_of_the_chain() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import sys
 
 import pytest
@@ -111,3 +112,11 @@ def test_a_failure_is_two_plain_lines_elsewhere(capsys: pytest.CaptureFixture[st
 def test_columns_are_aligned_by_display_width() -> None:
     table = Terminal().rows("T", [("F1", "中文", "x"), ("F10", "ab", "y")])
     assert table == "T\n  F1   中文  x\n  F10  ab    y"
+
+
+def test_an_answer_in_json_keeps_its_content_and_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"text": "a\x9b2Jb\u202ec\x7fd\u2066e"}
+    Terminal().answer(json.dumps(content, ensure_ascii=False))
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == content
+    assert clean(shown) == shown

@@ -104,6 +104,26 @@ def test_what_was_tampered_with_still_shows_after_more_lines(how: str) -> None:
     assert all(audit.parsed(line).get("recovered") is None for line in more)
 
 
+def test_a_line_left_open_spoils_no_line_behind_it() -> None:
+    written(2)
+    with log_file().open("ab") as log:
+        log.write(b"begun")
+    written(2)
+    assert codes() == [("not_ours", 3, None)]
+    assert verify().lines == 5
+
+
+def test_lines_of_another_past_are_found() -> None:
+    written(3)
+    state = log_file().read_bytes(), head_file().read_bytes()
+    first = written(2)
+    log_file().write_bytes(state[0])
+    head_file().write_bytes(state[1])
+    second = written(2)
+    replace([*second[:4], first[4]])
+    assert codes() == [("gap", 5, None)]
+
+
 def test_a_removed_log_is_found() -> None:
     written(3)
     log_file().unlink()
