@@ -15,7 +15,7 @@ from antangel_cli.auditing import Audit, audited
 from antangel_cli.case_lines import BadLineError, read_line
 from antangel_cli.cases import Checked, diagnose_options
 from antangel_cli.clinic.case import Case
-from antangel_cli.clinic.diagnose import DiagnoseRun
+from antangel_cli.clinic.diagnose import DiagnoseOptions, DiagnoseRun
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.result import SCHEMA_ID
 from antangel_cli.errors import FAIL_ON, SOME_LINES_FAILED, CommandError, GenerationError, RejectedError, UsageError
@@ -53,14 +53,16 @@ def _batch(
     settings: Settings, file: str | None, options: CaseOptions, limits: BatchOptions, terminal: Terminal, audit: Audit
 ) -> int:
     require_writable(options.output, options.force)
+    asked = diagnose_options(settings, options)
     lines = Lines(open_input(file or STDIN))
     concurrency = settings.concurrency or AUTO_CONCURRENCY
     announce(terminal, settings.lang == "zh")
     with open_lines(options.output, options.force) as write:
         if limits.dry_run:
-            return Batch(settings, options, limits, terminal, write, None, 1, audit).run(lines)
-        with opened(settings, terminal, settings.lang == "zh", concurrency) as model:
-            code = Batch(settings, options, limits, terminal, write, model, concurrency, audit).run(lines)
+            return Batch(asked, options, limits, terminal, write, None, 1, audit).run(lines)
+        with opened(settings, terminal, settings.lang == "zh", max(concurrency, asked.samples)) as model:
+            cases = max(concurrency // asked.samples, 1)
+            code = Batch(asked, options, limits, terminal, write, model, cases, audit).run(lines)
             print_stats(settings, terminal, model)
     return code
 
@@ -105,7 +107,7 @@ class Batch:
 
     def __init__(
         self,
-        settings: Settings,
+        asked: DiagnoseOptions,
         options: CaseOptions,
         limits: BatchOptions,
         terminal: Terminal,
@@ -114,7 +116,7 @@ class Batch:
         concurrency: int,
         audit: Audit,
     ) -> None:
-        self._settings = settings
+        self._asked = asked
         self._options = options
         self._limits = limits
         self._terminal = terminal
@@ -183,7 +185,7 @@ class Batch:
             record = Checked.of(case, self._options.accept_implausible).record
             return Entry(record={**record, "line": line.number})
         try:
-            return Entry(run=DiagnoseRun(case, diagnose_options(self._settings, self._options), self._model))
+            return Entry(run=DiagnoseRun(case, self._asked, self._model))
         except Exception as error:
             raise BadLineError(case.id, describe(error)) from error
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.checks import Checks, facts_to_use, red_flags_in_text, run_checks
-from antangel_cli.clinic.diagnose import DiagnoseOptions
+from antangel_cli.clinic.diagnose import MOST_SAMPLES, DiagnoseOptions
 from antangel_cli.clinic.facts import Fact, fact_line
 from antangel_cli.clinic.prompt import case_message, load_prompt
 from antangel_cli.clinic.readers import read_case
 from antangel_cli.clinic.readers.prose import language_of
 from antangel_cli.conversation import sampling_of
+from antangel_cli.errors import UsageError
 from antangel_cli.files import STDIN, read_input
 from antangel_cli.options import CaseOptions
 from antangel_cli.settings import Settings
@@ -44,8 +45,8 @@ def read_one(place: str, options: CaseOptions, no_input: bool = False) -> Case:
 
 
 def diagnose_options(settings: Settings, options: CaseOptions) -> DiagnoseOptions:
-    """What the clinic is asked for."""
-    return DiagnoseOptions(
+    """What the clinic is asked for. Raises UsageError for samples that could not differ."""
+    asked = DiagnoseOptions(
         sampling=sampling_of(settings),
         reasoning=settings.reasoning,
         reasoning_tokens=settings.max_tokens,
@@ -55,7 +56,18 @@ def diagnose_options(settings: Settings, options: CaseOptions) -> DiagnoseOption
         accept_implausible=options.accept_implausible,
         samples=options.samples,
         doses=options.doses,
+        input_format=options.input_format,
+        redact=options.redact,
     )
+    _require_sensible_samples(asked)
+    return asked
+
+
+def _require_sensible_samples(asked: DiagnoseOptions) -> None:
+    if not 1 <= asked.samples <= MOST_SAMPLES:
+        raise UsageError(f"--samples must be from 1 to {MOST_SAMPLES}.", "Correct the number.")
+    if asked.samples > 1 and asked.alike is not None:
+        raise UsageError(f"With {asked.alike} every sample would be the same.", "Leave out one of it and --samples.")
 
 
 @dataclass(frozen=True)

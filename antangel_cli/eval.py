@@ -14,6 +14,7 @@ from antangel_cli.announce import announce, opened, print_stats
 from antangel_cli.auditing import audited
 from antangel_cli.batch import AUTO_CONCURRENCY, Batch
 from antangel_cli.case_lines import BadLineError, read_line
+from antangel_cli.cases import diagnose_options
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.evaluation.compare import Outline, changes, read_outlines
 from antangel_cli.clinic.evaluation.gold import read_gold
@@ -96,7 +97,8 @@ def _answer(
         opened(settings, terminal, settings.lang == "zh", concurrency) as model,
     ):
         take = _taker(evaluation, write)
-        code = Batch(settings, CaseOptions(), BatchOptions(), terminal, take, model, concurrency, audit).run(stream)
+        asked = diagnose_options(settings, CaseOptions())
+        code = Batch(asked, CaseOptions(), BatchOptions(), terminal, take, model, concurrency, audit).run(stream)
         print_stats(settings, terminal, model)
     return code
 

@@ -39,7 +39,10 @@ def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
             yield from _differing(one.get(key, _ABSENT), other.get(key, _ABSENT), place)
     elif isinstance(one, list) and isinstance(other, list):
         for i in range(max(len(one), len(other))):
-            pair = [items[i] if i < len(items) else _ABSENT for items in (one, other)]
-            yield from _differing(*pair, f"{path}[{i}]")
+            yield from _differing(_at(one, i), _at(other, i), f"{path}[{i}]")
     elif _ABSENT in (one, other) or json.dumps(one) != json.dumps(other):
         yield path
+
+
+def _at(items: list[Any], i: int) -> Any:
+    return items[i] if i < len(items) else _ABSENT

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.writers.fhir import write_fhir
 from antangel_cli.clinic.writers.json_text import write_json
+from antangel_cli.clinic.writers.markdown import write_markdown
 from antangel_cli.clinic.writers.page import write_page
 
-Format = Literal["text", "json"]
+Format = Literal["text", "md", "json", "fhir"]
 Writer = Callable[[dict[str, Any], Case, bool, int, str | None], str]
 
-WRITERS: dict[str, Writer] = {"text": write_page, "json": write_json}
+WRITERS: dict[str, Writer] = {"text": write_page, "md": write_markdown, "json": write_json, "fhir": write_fhir}
 
 
 def write(
