@@ -47,10 +47,9 @@ class Outcome:
 
     def raised_to(self, floor: str | None) -> str | None:
         """The highest urgency of any sample, where that is above the floor and the shown answer's."""
-        top = highest([reviewed.answer.urgency for reviewed in self.all])
-        return (
-            top if top is not None and highest([top, floor, self.urgency]) != highest([floor, self.urgency]) else None
-        )
+        known = highest([floor, self.urgency])
+        top = highest([known, *(reviewed.answer.urgency for reviewed in self.all)])
+        return None if top == known else top
 
 
 def build_record(run: DiagnoseRun, model: Model) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,3 +245,27 @@ def test_a_replay_leaves_a_line_in_the_audit(model: Scripted, tmp_path: Path, ca
     lines = [json.loads(line) for line in run("audit", "show", "--json").stdout.splitlines()]
     found: Any = lines[0] if len(lines) == 1 else lines
     assert json.dumps(found).count('"diagnose"') == 2
+
+
+def test_the_recorded_context_and_reading_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[int | None] = []
+    scripted = Scripted()
+
+    def opening(settings: Any, advance: Any, sequences: int = 1, announce: Any = None) -> Scripted:
+        seen.append(settings.context)
+        return scripted
+
+    monkeypatch.setattr(load, "open_model", opening)
+    named = tmp_path / "named.json"
+    named.write_text(json.dumps({**CHEST_PAIN, "patient": {"name": SECRET, "age": {"value": 58}}}))
+    place = made(tmp_path, str(named), "--redact")
+    assert run("diagnose", str(named), "--replay", place).exit_code == 0
+    assert seen == [None, scripted.context]
+
+
+def test_a_slow_model_is_said_on_stderr(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    ticks = iter(range(100, 100_000, 5))
+    monkeypatch.setattr("antangel_cli.pace.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    use(monkeypatch, Scripted(lambda task: ("so " * 40, answer_well(task)[1])))
+    assert "--reasoning off answers sooner" in run("diagnose", case).stderr
+    assert "sooner" not in run("diagnose", case, "-q").stderr

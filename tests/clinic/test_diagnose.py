@@ -355,3 +355,9 @@ def test_the_examples_run(tmp_path: Path) -> None:
         )
     assert floors == {name: ("emergency", [], []) for name in floors}
     assert len(floors) == 6
+
+
+def test_facts_say_where_they_stood() -> None:
+    case = adult()
+    case._sources["chief_complaint"] = "Bundle.entry[1]"
+    assert [fact["source"] for fact in run(case=case)["facts"]] == [None, "Bundle.entry[1]"]

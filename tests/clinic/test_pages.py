@@ -213,3 +213,21 @@ def test_every_word_has_both_languages() -> None:
     for english, chinese in [*WORDS.values(), *VALUES.values()]:
         assert english
         assert chinese
+
+
+def test_conflicts_stand_after_the_red_flags_each_once() -> None:
+    record, case = records()["example.en"]
+    said = {"message": "possible conflict: a drug and an allergy"}
+    checks = {
+        **record["checks"],
+        "allergy_conflicts": [said, said],
+        "pregnancy_conflicts": [{"message": "check pregnancy"}],
+    }
+    page = write({**record, "checks": checks}, case, "text")
+    assert page.count("a drug and an allergy") == 1
+    assert (
+        page.index("RED FLAGS")
+        < page.index("POSSIBLE CONFLICTS")
+        < page.index("check pregnancy")
+        < page.index("SUMMARY")
+    )

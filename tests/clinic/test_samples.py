@@ -11,6 +11,7 @@ import pytest
 from antangel_cli.clinic.diagnose import DiagnoseOptions, DiagnoseRun, diagnose
 from antangel_cli.clinic.model import Sampling
 from antangel_cli.clinic.schemas import schema
+from antangel_cli.clinic.writers import write
 from tests.clinic.cases import adult
 from tests.clinic.scripted import Script, ScriptedModel, answer, diagnosis, model_saying
 
@@ -136,3 +137,23 @@ def test_abort_stops_every_sample() -> None:
 )
 def test_what_makes_samples_alike(options: DiagnoseOptions, alike: str | None) -> None:
     assert options.alike == alike
+
+
+def test_what_only_other_runs_name_is_on_the_page() -> None:
+    case = adult()
+    model = model_saying(ranked("A", "B", "C"), ranked("E", "A", "B"))
+    record = diagnose(case, DiagnoseOptions(samples=2), model)
+    page = write(record, case, "text", width=100)
+    assert "1. A - possible (in the top three of 2 of 2 runs)" in page
+    assert "other runs name: E (in the top three of 1 of 2 runs)" in page
+    assert "2次采样中2次列入前三" in write(record, case, "text", width=100, lang="zh")
+
+
+def test_the_first_token_of_any_sample_is_the_first() -> None:
+    model = model_saying()
+    run = DiagnoseRun(adult(), DiagnoseOptions(samples=2), model)
+    while not run.done:
+        for piece in model.step():
+            run.feed(piece)
+    run.samples[0].last.first_s, run.samples[1].last.first_s = 2.0, 1.0
+    assert run.record()["provenance"]["timings"]["first_token_s"] == 1.0
