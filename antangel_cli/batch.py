@@ -181,10 +181,10 @@ class Batch:
             self._entries.append(Entry(record=error_record(bad.id, line.number, bad.reason)))
 
     def _begin(self, case: Case, line: Line) -> Entry:
-        if self._model is None:
-            record = Checked.of(case, self._options.accept_implausible).record
-            return Entry(record={**record, "line": line.number})
         try:
+            if self._model is None:
+                record = Checked.of(case, self._options.accept_implausible).record
+                return Entry(record={**record, "line": line.number})
             return Entry(run=DiagnoseRun(case, self._asked, self._model))
         except Exception as error:
             raise BadLineError(case.id, describe(error)) from error

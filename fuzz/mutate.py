@@ -107,6 +107,16 @@ def changed(random: Random, tree: Any) -> Any:
     return tree
 
 
+def grown(random: Random, tree: Any, most: int) -> Any:
+    """A copy of a tree with one of its lists or texts repeated until all has about `most` bytes."""
+    tree = copy.deepcopy(tree)
+    found = [(holder, key) for holder, key in places(tree) if isinstance(holder[key], list | str) and holder[key]]
+    if found:
+        holder, key = random.choice(found)
+        holder[key] *= max(most // len(json.dumps(holder[key])), 1)
+    return tree
+
+
 def dumped(random: Random, tree: Any) -> bytes:
     """A tree as JSON, written in one of the ways that programs write it."""
     indent, ascii_only = random.choice((None, None, None, 1)), random.random() < 0.7

@@ -14,12 +14,12 @@ from types import FrameType
 from typing import Any
 
 SECONDS = 2.0
-"""Processor time that an input of at most 1 MiB may take."""
+"""Processor time that an input of at most 64 KiB may take; one that is larger may take more in proportion."""
 BIG = 64 << 10
 """Bytes from which on memory is measured: below, what Python itself needs would be all that is seen."""
 TRACED = 20
 """How much longer it may take while its memory is traced."""
-TIMES, FLOOR = 10, 16 << 20
+TIMES, FLOOR = 10, 32 << 20
 """An input may take so many times its size, or the floor where that is more."""
 
 Run = Callable[[bytes], None]
@@ -69,10 +69,10 @@ class Watch:
         self.inputs[target] += 1
         started = time.process_time()
         try:
-            with _in_time(SECONDS):
+            with _in_time(_seconds(data)):
                 run(data)
             if len(data) >= BIG:
-                with _in_time(SECONDS * TRACED), _in_memory(len(data)):
+                with _in_time(_seconds(data) * TRACED), _in_memory(len(data)):
                     run(data)
         except (Exception, TooSlow) as error:
             self._keep(target, error, data)
@@ -88,6 +88,10 @@ class Watch:
         known.times += 1
         if len(data) < len(known.data):
             known.data = data
+
+
+def _seconds(data: bytes) -> float:
+    return SECONDS * max(len(data) / BIG, 1)
 
 
 def _place(error: BaseException) -> str:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from antangel_cli.clinic.case import Age, Case, Finding, Item, Measurement, Patient
+from antangel_cli.clinic.errors import InputError
+
+MOST_FACTS = 10_000
+"""More than any model reads: a million sentences of one letter would fill the memory."""
 
 _SENTENCE_END = re.compile(r"(?<=[。！？；])|(?<=[.!?;])\s+|\n+")
 
@@ -56,8 +61,13 @@ class Fact:
 
 
 def facts(case: Case) -> tuple[Fact, ...]:
-    """Number everything the case states, in a fixed order; `gold` is never among it."""
-    rows = (row for part in _parts(case) for row in part if row[1].strip())
+    """Number everything the case states, in a fixed order; `gold` is never among it. Raises InputError above 10,000."""
+    stated = (row for part in _parts(case) for row in part if row[1].strip())
+    rows = [*islice(stated, MOST_FACTS + 1)]
+    if len(rows) > MOST_FACTS:
+        raise InputError(
+            f"The case states more than {MOST_FACTS:,} facts.", "Give the parts that matter for this question."
+        )
     return tuple(
         Fact(f"F{number}", kind, text, path, absent, _source(case, path))
         for number, (kind, text, path, absent) in enumerate(rows, 1)
@@ -76,7 +86,16 @@ def fact_line(fact: Fact, chinese: bool) -> str:
 
 def sentences(text: str) -> Iterator[str]:
     """Split prose into sentences, Chinese and Western punctuation alike."""
-    return (piece.strip() for piece in _SENTENCE_END.split(text) if piece.strip())
+    return (piece.strip() for piece in _pieces(text) if piece.strip())
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """What stands between sentence ends, one at a time: a list of all may take many times the text."""
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        yield text[start : end.start()]
+        start = end.end()
+    yield text[start:]
 
 
 _Row = tuple[str, str, str, bool]

@@ -290,3 +290,9 @@ def test_at_a_terminal_without_a_file_it_explains_itself() -> None:
     os.close(terminal)
     assert result.returncode == 2
     assert "batch -h" in result.stderr
+
+
+def test_a_dry_run_goes_on_behind_a_case_with_too_many_facts(model: Scripted) -> None:
+    result, records = batch([case_line("long", narrative="a. " * 20_000), case_line("short")], "--dry-run")
+    assert outline(records) == [("long", "input_rejected"), ("short", "valid")]
+    assert result.exit_code == 6

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from antangel_cli.clinic.case import SCHEMA_ID, Case
 from antangel_cli.clinic.errors import InputError
+from antangel_cli.clinic.facts import MOST_FACTS
 from antangel_cli.clinic.readers.intake import Intake
 from antangel_cli.clinic.readers.keys import IDENTIFIERS, folded_key, is_measurement_name, keys_at, nearest
 
@@ -24,12 +25,21 @@ def read_case_json(intake: Intake, case_id: str) -> Case:
     content = intake.document
     if not isinstance(content, dict):
         raise InputError("A case is one JSON object, and this is none.", EXAMPLE)
+    _require_few(content)
     _refuse_identifiers(content)
     _require_schema(content)
     try:
         return Case.model_validate_json(json.dumps(_without_extensions(content)))
     except ValidationError as error:
         raise _first_problem(error, content) from None
+
+
+def _require_few(content: dict[str, Any]) -> None:
+    """Refuse more entries than there can be facts, before each is made a part of a case."""
+    if len(content) + sum(len(value) for value in content.values() if isinstance(value, list)) > MOST_FACTS:
+        raise InputError(
+            f"The case has more than {MOST_FACTS:,} entries.", "Give the parts that matter for this question."
+        )
 
 
 def _refuse_identifiers(content: dict[str, Any]) -> None:

@@ -11,8 +11,12 @@ from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.readers.intake import clean
 
 MOST_DIGITS = 25
+FEW_PARTS = 20_000
+BYTES_A_PART = 10
+"""Beyond a few parts, each has so many characters in what people write, and takes some ten times that in memory."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[{}\[\]]', re.DOTALL)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _HIDING_ESCAPE = re.compile(r"\\[^\"\\/nt]")
 """An escape that may stand for a character which the first cleaning has not seen."""
 
@@ -24,6 +28,7 @@ def parse_json(text: str, deepest: int) -> tuple[Any, Counter[str]]:
     """
     try:
         _require_shallow(text, deepest)
+        _require_sparse(text)
         content = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
         )
@@ -51,11 +56,18 @@ def _require_shallow(text: str, deepest: int) -> None:
             depth -= 1
 
 
+def _require_sparse(text: str) -> None:
+    """Refuse a bomb of tiny parts before a parser makes objects of them; quoted signs are looked at only if need be."""
+    most = max(FEW_PARTS, len(text) // BYTES_A_PART)
+    if sum(map(text.count, "{[,")) > most and sum(map(_QUOTED.sub("", text).count, "{[,")) > most:
+        raise InputError(f"The JSON has more than {most:,} parts.", "Give the parts that matter for this question.")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        position = next(i for i, key in enumerate(keys) if keys.index(key) < i) + 1
+        first = {key: i for i, (key, _) in reversed([*enumerate(pairs)])}
+        position = next(i for i, (key, _) in enumerate(pairs) if first[key] < i) + 1
         raise InputError(f"Key {position} of an object repeats an earlier one.", "Keep one of the two.")
     return result
 
