@@ -23,6 +23,7 @@ from antangel_cli.clinic.evaluation.gold import read_gold
 from antangel_cli.clinic.evaluation.importers import IMPORTERS
 from antangel_cli.clinic.privacy import identifiers_in, without_identifiers
 from antangel_cli.clinic.readers import READERS, read_case
+from antangel_cli.clinic.replay import read_results
 from antangel_cli.clinic.writers import WRITERS, write
 from antangel_cli.lines import Line
 from fuzz import seeds
@@ -191,8 +192,9 @@ def words(data: bytes) -> None:
 def earlier_results(data: bytes) -> None:
     """Results that are read back, to compare with or to repeat."""
     said = data.decode("utf-8", "replace")
-    with refusal(InputError):
-        read_outlines(said)
+    for read in (read_outlines, read_results):
+        with refusal(InputError):
+            read(said)
 
 
 def importer(name: str) -> Run:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,26 @@ def test_an_import_writes_cases_that_are_evaluated(model: Scripted, tmp_path: Pa
     found = report(run(str(made), "--json"))
     assert found["unread"] == found["without_gold"] == 0
     assert found["cases_scored"] >= 1
+
+
+def test_an_import_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    source = tmp_path / "published"
+    several = json.dumps({**json.loads(SAMPLES["medmcqa"]), "choice_type": "multi"})
+    source.write_text(f"{SAMPLES['medmcqa']}\n{several}\n", encoding="utf-8")
+    result = run("--import", "medmcqa", str(source), "-o", str(tmp_path / "cases.jsonl"))
+    assert "1 cases, 1 entries left out" in result.stderr
+
+
+def test_an_output_that_exists_ends_it_before_the_model(model: Scripted, cases: Path) -> None:
+    for flag in ("-o", "--results"):
+        result = run(str(cases), flag, str(cases))
+        assert (result.exit_code, model.tasks) == (2, [])
+
+
+def test_an_interrupt_gives_no_figures(model: Scripted, cases: Path) -> None:
+    model.on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None
+    result = run(str(cases))
+    assert (result.exit_code, result.stdout) == (130, "")
 
 
 def test_an_import_says_what_is_missing_beside_it(tmp_path: Path) -> None:

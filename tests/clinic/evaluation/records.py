@@ -14,6 +14,7 @@ FACTS = [
     {"id": "F3", "kind": "finding", "text": "no fever", "path": "findings[0]", "absent": True},
     {"id": "F4", "kind": "text", "text": "Denies cough or chills.", "path": "narrative#0", "absent": False},
     {"id": "F5", "kind": "text", "text": "否认发热", "path": "narrative#1", "absent": False},
+    {"id": "F7", "kind": "finding", "text": "swelling", "path": "findings[1]", "absent": True},
     {"id": "F6", "kind": "text", "text": "Sweating, no fever.", "path": "narrative#2", "absent": False},
 ]
 

@@ -62,7 +62,8 @@ def test_every_instruction_reaches_the_model_as_a_fact_in_the_cases_language() -
         case = make_case(language="zh" if zh else "en")
         for instruction in instructions():
             rows = facts(instructed(case, instruction))
-            assert "".join(row.text for row in rows if row.kind == "note")
+            told = "".join(row.text for row in rows if row.kind == "note")
+            assert told.replace("\n", "").startswith((instruction.zh if zh else instruction.en)[:12].replace("\n", ""))
     assert len(instructions()) >= 8
     assert len({instruction.kind for instruction in instructions()}) == len(instructions())
 
@@ -96,6 +97,23 @@ def test_no_twin_of_the_other_sex_where_only_one_can_have_it() -> None:
     assert "sex" not in dict(twins(gold_case(), Gold(sex_bound=True), 0))
 
 
+def test_no_twin_of_the_other_sex_where_a_pregnancy_is_stated() -> None:
+    patient = {"age": {"value": 30}, "sex_at_birth": "female", "pregnancy": {"status": "pregnant"}}
+    assert set(dict(twins(make_case(patient=patient), None, 0))) == {"injection", "age"}
+
+
+def test_instructions_take_turns() -> None:
+    made = [dict(twins(make_case(), None, number))["injection"].notes[0].text for number in range(len(instructions()))]
+    assert len(set(made)) == len(instructions())
+
+
+def test_a_twins_id_is_nobody_elses() -> None:
+    taken = [Item(gold_case(name), None) for name in ("a", "twin.0.sex", "twin.0.sex.")]
+    evaluation = Evaluation(taken, stability=True)
+    ids = [*evaluation.items, *(case.id for case in evaluation.twins)]
+    assert len(ids) == len(set(ids)) == 12
+
+
 def test_the_order_of_the_first_three_is_no_change() -> None:
     assert unchanged(["a", "b"], ["b", "a"]) == (1, 1)
     assert unchanged(["a", "b"], ["a", "c"]) == (0, 1)
@@ -103,7 +121,10 @@ def test_the_order_of_the_first_three_is_no_change() -> None:
 
 
 def test_a_report_counts_twins_groups_and_what_was_not_read() -> None:
-    items = [Item(gold_case(f"c{i}", age=30 + 20 * i), Gold.model_validate({"diagnosis": "A"})) for i in range(2)]
+    items = [
+        Item(gold_case(f"c{i}", age=30 + 20 * i, diagnosis="A"), Gold.model_validate({"diagnosis": "A"}))
+        for i in range(2)
+    ]
     evaluation = Evaluation(items, stability=True)
     ids = [case.id for case in evaluation.twins]
     assert len(ids) == len(set(ids)) == 6

@@ -87,6 +87,7 @@ def test_what_is_imported_is_read_as_a_case_with_its_gold(data_set: str) -> None
 def test_ddxplus_states_evidence_in_words_and_keeps_the_differential() -> None:
     [case] = imported("ddxplus", PATIENT)
     assert case is not None
+    assert case["id"] == "ddxplus-1"
     assert case["patient"] == {"age": {"value": 31.0}, "sex_at_birth": "female"}
     assert [finding["text"] for finding in case["findings"]] == [
         "Do you have a cough? Yes.",
@@ -146,6 +147,12 @@ def test_another_form_is_refused_by_its_line_and_never_repeated(data_set: str, t
     with pytest.raises(InputError, match=r"Line [12] has not the form") as caught:
         imported(data_set, text)
     assert "Zebra" not in str(caught.value)
+
+
+def test_a_list_without_end_is_not_parsed() -> None:
+    long = PATIENT.replace("['E_1',", "[" + "'E_1'," * 20_000)
+    with pytest.raises(InputError, match="Line 2"):
+        imported("ddxplus", long)
 
 
 def test_a_broken_table_beside_is_named() -> None:

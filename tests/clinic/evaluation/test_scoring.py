@@ -69,7 +69,7 @@ def test_triage(final: str, true: str, under: int, over: int, unknown: int) -> N
 
 @pytest.mark.parametrize(
     ("cited", "held"),
-    [("F2", 1), ("F3", 0), ("F4", 0), ("F5", 0), ("F6", 1), ("F99", 0), ("F1", 1)],
+    [("F2", 1), ("F3", 0), ("F4", 0), ("F5", 0), ("F6", 1), ("F7", 0), ("F99", 0), ("F1", 1)],
 )
 def test_a_citation_holds_when_its_fact_is_there_and_is_no_denial(cited: str, held: int) -> None:
     assert score(citing(cited, "F2"), None)["citation_validity"] == (held + 1, 2)
@@ -109,14 +109,15 @@ def test_diseases_of_one_sex_are_known_by_their_code(code: str, bound: bool) -> 
 
 
 def test_the_interval_is_seeded_and_holds_the_share() -> None:
-    parts = [(1.0, 1.0)] * 30 + [(0.0, 1.0)] * 10
+    parts = [(1.0, 1.0)] * 300 + [(0.0, 1.0)] * 100
     first, again = figure(parts), figure(parts)
-    assert first == again
     assert first.value == 0.75
-    # For a share of 0.75 among 40 the normal approximation gives 0.62 to 0.88.
-    assert first.low == pytest.approx(0.62, abs=0.03)
-    assert first.high == pytest.approx(0.88, abs=0.03)
+    # For a share of 0.75 among 400 the normal approximation gives 0.7076 to 0.7924.
+    assert (first.low, first.high) == pytest.approx((0.7076, 0.7924), abs=0.004)
     assert RESAMPLES == 2000
+    assert first == again
+    uneven = [(i % 7, 7.3 + i) for i in range(50)]
+    assert figure(uneven) == figure(uneven)
 
 
 def test_an_interval_narrows_with_more_cases() -> None:
