@@ -82,7 +82,7 @@ def packed_nano(place: Path) -> Path:
 def everything(model: Path, threads: int | None) -> dict[str, Any]:
     """Cold, warm and batched figures of one model."""
     started = time.perf_counter()
-    engine = Engine.load(model, EngineConfig(threads=threads))
+    engine = Engine.load(model, EngineConfig(threads=threads, share_prefixes=False))
     result = environment(model) | {"kernels": engine.backend}
     result["load_ms"] = round((time.perf_counter() - started) * 1000, 1)
     result["cold"] = measure(engine, 256, 64)

@@ -28,6 +28,7 @@ from runtime.kv_cache import BlockAllocator, KVCache
 from runtime.memory import MAPPED_BATCH, MemoryPlan
 from runtime.model_protocol import Model
 from runtime.opening import open_on_machine
+from runtime.prefixes import PrefixIndex
 from runtime.request import NO_TOKEN, Request, TokenEvent
 from runtime.sampling import Head, Row, Sampler
 from runtime.scheduler import Scheduler
@@ -74,7 +75,10 @@ class Engine:
         self._sampler = Sampler(min(tokenizer.size, model_config.vocab_size))
         self._compiler = GrammarCompiler(tokenizer, model_config.vocab_size, self._stop_token_ids)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
-        self._allocator = BlockAllocator(config.kv_blocks or -(-self.context // config.block_size))
+        # What an MTP layer keeps for a block's last token depends on the next one, which texts do not share.
+        sharing = config.share_prefixes and not (measure_mtp and model.has_mtp)
+        prefixes = PrefixIndex(config.block_size) if sharing else None
+        self._allocator = BlockAllocator(config.kv_blocks or -(-self.context // config.block_size), prefixes)
         self._cache = KVCache(
             model.cache_layers,
             self._allocator.total,
@@ -89,6 +93,7 @@ class Engine:
             config.block_size,
             max_batch_tokens=config.max_batch_tokens or MAPPED_BATCH,
             max_sequences=config.max_sequences,
+            prefixes=prefixes,
         )
         self._generations: dict[int, Generation] = {}
         self._ready: deque[TokenEvent] = deque()
@@ -230,6 +235,7 @@ class Engine:
             kv_blocks_free=self._allocator.free_count,
             kv_blocks_total=self._allocator.total,
             preemptions=self._scheduler.preemptions,
+            shared_tokens=self._scheduler.shared_tokens,
             paging=self._pager.stats() if self._pager else None,
         )
 

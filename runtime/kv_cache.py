@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from runtime.errors import CapacityError
+from runtime.prefixes import PrefixIndex
 
 
 class KVCache:
@@ -44,43 +46,85 @@ class KVCache:
 
 
 class BlockAllocator:
-    """Which blocks are owned. A block has one owner; the lowest free block is given first."""
+    """Which blocks are owned, and how often. The lowest free block is given first.
 
-    def __init__(self, blocks: int) -> None:
+    A block that `prefixes` knows is kept when its last owner gives it back, until there is no other to give: the one
+    kept longest goes first.
+    """
+
+    def __init__(self, blocks: int, prefixes: PrefixIndex | None = None) -> None:
         self.total = blocks
+        self._prefixes = prefixes
         self._free = list(range(blocks))
-        self._owned: set[int] = set()
+        self._owners: Counter[int] = Counter()
+        self._kept: dict[int, None] = {}
 
     @property
     def free_count(self) -> int:
-        return len(self._free)
+        """Blocks that can be had: those free, and those kept that nobody owns."""
+        return len(self._free) + len(self._kept)
+
+    def is_kept(self, block: int) -> bool:
+        """Whether a known block has no owner, so that to share it takes one of the free."""
+        return block in self._kept
 
     def allocate(self, n: int) -> tuple[int, ...]:
         """Takes n blocks, or none: CapacityError when fewer are free."""
-        if n > len(self._free):
+        if n > self.free_count:
             raise CapacityError(
-                f"the KV cache has {len(self._free)} free blocks of {self.total}, and {n} were asked for",
+                f"the KV cache has {self.free_count} free blocks of {self.total}, and {n} were asked for",
                 "give the KV cache more memory, or run fewer or shorter requests at once",
             )
-        taken = tuple(heapq.heappop(self._free) for _ in range(n))
-        self._owned.update(taken)
+        taken = tuple(self._take() for _ in range(n))
+        self._owners.update(taken)
         return taken
+
+    def share(self, blocks: Iterable[int]) -> None:
+        """One more owner for blocks that are owned or kept."""
+        for block in blocks:
+            if block not in self._owners and block not in self._kept:
+                raise ValueError(f"KV block {block} is neither owned nor kept: there is nothing to share")
+            self._kept.pop(block, None)
+            self._owners[block] += 1
 
     def free(self, blocks: Iterable[int]) -> None:
         """Gives blocks back; a block that isn't owned is a bug and raises ValueError."""
         returned = tuple(blocks)
-        if len(set(returned)) != len(returned) or not self._owned.issuperset(returned):
+        if len(set(returned)) != len(returned) or not self._owners.keys() >= set(returned):
             raise ValueError(f"KV blocks {returned} are not all owned once: they were freed twice or never allocated")
-        self._owned.difference_update(returned)
-        for block in returned:
+        # The end of a text first: without its beginning it is of no use, so that is to be kept longer.
+        for block in reversed(returned):
+            self._give_back(block)
+
+    def _take(self) -> int:
+        if self._free:
+            return heapq.heappop(self._free)
+        block = next(iter(self._kept))
+        del self._kept[block]
+        if self._prefixes is not None:
+            self._prefixes.forget(block)
+        return block
+
+    def _give_back(self, block: int) -> None:
+        self._owners[block] -= 1
+        if self._owners[block]:
+            return
+        del self._owners[block]
+        if self._prefixes is not None and block in self._prefixes:
+            self._kept[block] = None
+        else:
             heapq.heappush(self._free, block)
 
     def check_integrity(self) -> None:
-        """Raises RuntimeError unless free and owned blocks together are each block exactly once."""
-        free = set(self._free)
+        """Raises RuntimeError unless free, kept and owned blocks together are each block exactly once."""
+        free, kept, owned = set(self._free), set(self._kept), set(self._owners)
         if len(free) != len(self._free):
             raise RuntimeError("a KV block is listed as free twice")
-        if free & self._owned:
-            raise RuntimeError(f"KV blocks {sorted(free & self._owned)} are both free and owned")
-        if free | self._owned != set(range(self.total)):
-            raise RuntimeError(f"of {self.total} KV blocks, {len(free)} are free and {len(self._owned)} owned")
+        if twice := (free | kept) & owned | free & kept:
+            raise RuntimeError(f"KV blocks {sorted(twice)} are both free and owned")
+        if free | kept | owned != set(range(self.total)):
+            raise RuntimeError(f"of {self.total} KV blocks, {len(free | kept)} are free and {len(owned)} owned")
+        if min(self._owners.values(), default=1) < 1:
+            raise RuntimeError("a KV block is owned by nobody and not free")
+        if any(self._prefixes is None or block not in self._prefixes for block in kept):
+            raise RuntimeError("a KV block is kept, and nobody knows what for")

@@ -13,6 +13,7 @@ import torch
 
 from runtime.errors import CapacityError
 from runtime.kv_cache import BlockAllocator
+from runtime.prefixes import ROOT, PrefixIndex
 from runtime.sequence import Batch, Sequence, Span
 
 
@@ -31,18 +32,27 @@ class Scheduler:
 
     Rows go first to sequences that decode, so that nobody waits for another's prompt; what is left of
     `max_batch_tokens` goes to prompts. When blocks run out, the youngest sequence gives its own back and is
-    computed again later; as each sequence fits alone, the oldest always advances.
+    computed again later; as each sequence fits alone, the oldest always advances. With `prefixes` a sequence takes
+    over the blocks that its tokens begin with, and waits for those that another is about to compute.
     """
 
     def __init__(
-        self, allocator: BlockAllocator, block_size: int, *, max_batch_tokens: int, max_sequences: int
+        self,
+        allocator: BlockAllocator,
+        block_size: int,
+        *,
+        max_batch_tokens: int,
+        max_sequences: int,
+        prefixes: PrefixIndex | None = None,
     ) -> None:
         self.allocator = allocator
         self.block_size = block_size
+        self._prefixes = prefixes
         self.max_batch_tokens = max_batch_tokens
         # A decoding sequence needs a row in every batch, so no more may run than a batch has rows.
         self.max_sequences = min(max_sequences, max_batch_tokens)
         self.preemptions = 0
+        self.shared_tokens = 0
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._by_id: dict[int, Sequence] = {}
@@ -85,6 +95,7 @@ class Scheduler:
         while budget and self._can_admit():
             newcomer = self._waiting.popleft()
             self._running.append(newcomer)
+            self._take_over(newcomer)
             lengths[newcomer.id] = min(newcomer.pending, budget)
             self._make_room(newcomer, lengths[newcomer.id])
             budget -= lengths[newcomer.id]
@@ -94,7 +105,9 @@ class Scheduler:
         """Marks the batch's tokens as cached, then applies what was decided about each sequence."""
         for span in batch.spans:
             if span.sequence_id in self._by_id:
-                self._by_id[span.sequence_id].cached = span.context + span.length
+                sequence = self._by_id[span.sequence_id]
+                sequence.cached = span.context + span.length
+                self._record(sequence)
         for change in commits:
             self.apply(change)
 
@@ -120,8 +133,8 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises RuntimeError unless every block and every sequence is where it belongs."""
         self.allocator.check_integrity()
-        owned = [block for sequence in self._running for block in sequence.blocks]
-        if len(set(owned)) != len(owned) or len(owned) + self.allocator.free_count != self.allocator.total:
+        owned = {block for sequence in self._running for block in sequence.blocks}
+        if len(owned) + self.allocator.free_count != self.allocator.total:
             raise RuntimeError(f"running sequences hold {len(owned)} blocks, {self.allocator.free_count} are free")
         if {s.id for s in self._running} | {s.id for s in self._waiting} != set(self._by_id):
             raise RuntimeError("a sequence is neither running nor waiting")
@@ -137,6 +150,8 @@ class Scheduler:
             raise RuntimeError(f"sequence {sequence.id} has cached tokens without a block")
         if sequence.pending < 1:
             raise RuntimeError(f"sequence {sequence.id} runs with nothing to compute")
+        if len(sequence.known) * self.block_size > sequence.cached:
+            raise RuntimeError(f"sequence {sequence.id} would write into a block that others may share")
 
     def _decoding_first(self) -> list[Sequence]:
         """Running sequences: those with one token to compute, then the rest, each oldest first."""
@@ -146,8 +161,42 @@ class Scheduler:
         """Whether all tokens of the next in line fit, beside what the running ones will soon take."""
         if not self._waiting or len(self._running) >= self.max_sequences:
             return False
+        known = [] if self._prefixes is None else self._prefixes.find(self._waiting[0].token_ids)
+        if self._prefixes is not None and self._is_being_computed(self._waiting[0], len(known)):
+            return False
         promised = sum(self._missing(sequence, sequence.pending) + 1 for sequence in self._running)
-        return self._missing(self._waiting[0], self._waiting[0].pending) <= self.allocator.free_count - promised
+        shared = sum(not self.allocator.is_kept(one.block) for one in known)
+        return self._missing(self._waiting[0], self._waiting[0].pending) - shared <= self.allocator.free_count - promised
+
+    def _is_being_computed(self, newcomer: Sequence, known: int) -> bool:
+        """Whether a running sequence is about to compute the block that a newcomer lacks first."""
+        end = (known + 1) * self.block_size
+        wanted = newcomer.token_ids[:end]
+        return len(newcomer.token_ids) > end and any(
+            running.cached < end <= len(running.token_ids) and running.token_ids[:end] == wanted
+            for running in self._running
+        )
+
+    def _take_over(self, newcomer: Sequence) -> None:
+        """Shares the known blocks that a newcomer begins with."""
+        if self._prefixes is None:
+            return
+        found = self._prefixes.find(newcomer.token_ids)
+        self.allocator.share(known.block for known in found)
+        newcomer.blocks.extend(known.block for known in found)
+        newcomer.known.extend(known.number for known in found)
+        newcomer.cached = len(found) * self.block_size
+        self.shared_tokens += newcomer.cached
+
+    def _record(self, sequence: Sequence) -> None:
+        """Makes known what the sequence's newly full blocks hold."""
+        if self._prefixes is None:
+            return
+        size = self.block_size
+        for i in range(len(sequence.known), sequence.cached // size):
+            before = sequence.known[-1] if sequence.known else ROOT
+            tokens = sequence.token_ids[i * size : (i + 1) * size]
+            sequence.known.append(self._prefixes.record(before, tokens, sequence.blocks[i]))
 
     def _make_room(self, sequence: Sequence, length: int) -> bool:
         """Owns the blocks for `length` more tokens; False when it had to give way itself."""
@@ -169,13 +218,17 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self.allocator.free(sequence.blocks)
         sequence.blocks.clear()
+        sequence.known.clear()
         sequence.cached = 0
 
     def _cut(self, sequence: Sequence, keep: int) -> None:
         """Keeps the first tokens. The last of them is computed again: what an MTP layer cached for it
-        was made with the token that followed it."""
+        was made with the token that followed it. So is the rest of its block, where others may share that."""
         del sequence.token_ids[keep:]
         sequence.cached = min(sequence.cached, keep - 1)
+        if sequence.cached // self.block_size < len(sequence.known):
+            del sequence.known[sequence.cached // self.block_size :]
+            sequence.cached = len(sequence.known) * self.block_size
         surplus = sequence.blocks[self._blocks_for(sequence.cached) :]
         self.allocator.free(surplus)
         del sequence.blocks[len(sequence.blocks) - len(surplus) :]

@@ -12,7 +12,8 @@ from torch import Tensor
 class Sequence:
     """One text in the making: its tokens and where their keys and values are kept.
 
-    Only the scheduler changes it. `limit` is the most tokens it may ever hold.
+    Only the scheduler changes it. `limit` is the most tokens it may ever hold; `known` numbers its first blocks in the
+    index of prefixes.
     """
 
     id: int
@@ -20,6 +21,7 @@ class Sequence:
     limit: int
     cached: int = 0
     blocks: list[int] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
 
     @property
     def pending(self) -> int:

@@ -57,7 +57,7 @@ class FewRows:
         most: int,
         table: int,
     ) -> None:
-        """`table` is how many blocks of keys the sequences of a step may have together."""
+        """`table` is how many blocks of keys a sequence may have; those of a step may share some."""
         self.most = most
         self._config = config
         self._experts = experts
@@ -141,7 +141,9 @@ class FewRows:
         if rows not in self._transfers:
             forced = (len(self._experts.geometry.layers), self._config.num_experts_per_tok)
             device = self._experts.placement.location.device
-            self._transfers[rows] = StepTransfer.allocate(rows, self._config.hidden_size, self._table, forced, device)
+            self._transfers[rows] = StepTransfer.allocate(
+                rows, self._config.hidden_size, rows * self._table, forced, device
+            )
         return self._transfers[rows]
 
     def _empty_report(self) -> _Report:

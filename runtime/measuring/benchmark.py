@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,8 @@ def run_benchmark(
     # Measured while memory is free: large pages are not to be had in what a run leaves.
     disk = _disk(path, config)
     drop_from_page_cache(path)
+    # Rounds ask the same: what a prompt costs shows only where it is computed each time.
+    config = replace(config, share_prefixes=False)
     engine = Engine.load(path, config, listening.loading, announce=listening.announce)
     if prepare is not None:
         prepare(engine)

@@ -38,10 +38,10 @@ def test_only_owned_blocks_can_be_freed(blocks: tuple[int, ...]) -> None:
 def test_integrity_notices_a_lost_and_a_doubled_block() -> None:
     allocator = BlockAllocator(3)
     allocator.allocate(1)
-    allocator._owned.clear()
+    allocator._owners.clear()
     with pytest.raises(RuntimeError, match="2 are free and 0 owned"):
         allocator.check_integrity()
-    allocator._owned.update((0, 1))
+    allocator._owners.update((0, 1))
     with pytest.raises(RuntimeError, match="both free and owned"):
         allocator.check_integrity()
 
