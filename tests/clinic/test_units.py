@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from antangel_cli.clinic.checks import facts_to_use
-from antangel_cli.clinic.checks.text_folding import folded_unit
+from antangel_cli.clinic.checks.text_folding import folded_name, folded_unit
+from antangel_cli.clinic.checks.unit_table import conversion
 from antangel_cli.clinic.checks.units import measure, quantities, quantity_named
 from antangel_cli.clinic.facts import facts
 from tests.clinic.cases import adult, checked, codes, make_case, prose, vitals
@@ -38,7 +39,7 @@ def lab(name: str, value: Any, unit: str | None) -> list[dict[str, Any]]:
         ("WBC", 12.1, "10*9/L", "white_cells", 12.1),
         ("WBC", 12100, "/µL", "white_cells", 12.1),
         ("white cell count", 12.1, "×10⁹/L", "white_cells", 12.1),
-        ("troponin I", 0.85, "ng/mL", "troponin", 850),
+        ("troponin I", 0.85, "ng/mL", "troponin_i", 850),
         ("D-dimer", 4800, "ng/mL FEU", "d_dimer", 4.8),
         ("bilirubin", 2.0, "mg/dL", "bilirubin", 34.2),
         ("lactate", 36, "mg/dL", "lactate", 3.996),
@@ -181,5 +182,71 @@ def test_table_is_sound() -> None:
     for quantity in quantities().values():
         low, high = quantity.possible
         assert low <= quantity.unusual[0] < quantity.unusual[1] <= high
-        assert quantity.unit == "1" or quantity.units[folded_unit(quantity.unit)] == (1.0, 0.0)
+        unit = folded_unit(quantity.unit)
+        assert quantity.unit == "1" or conversion(unit, unit, quantity.row) == (1.0, 0.0)
         assert quantity_named(quantity.id) is quantity
+
+
+def test_every_name_means_one_quantity() -> None:
+    named = [(folded_name(name), key) for key, known in quantities().items() for name in known.row["names"]]
+    meant: dict[str, set[str]] = {}
+    for name, key in named:
+        meant.setdefault(name, set()).add(key)
+    assert {name: keys for name, keys in meant.items() if len(keys) > 1} == {}
+    vitals = {"temperature", "pulse", "respiratory_rate", "systolic_bp", "diastolic_bp", "spo2", "gcs"}
+    assert len(quantities().keys() - vitals) >= 100
+
+
+CONVERSIONS = [
+    # What 1 mg/dL or another unit is, from molar masses of the periodic table, not from our own.
+    ("glucose", "mg/dL", 18.016, 1.0),
+    ("calcium", "mg/dL", 4.0078, 1.0),
+    ("calcium", "mEq/L", 2.0, 1.0),
+    ("magnesium", "mg/dL", 2.4305, 1.0),
+    ("creatinine", "mg/dL", 1.1312, 100.0),
+    ("urea_nitrogen", "mg/dL", 2.8014, 1.0),
+    ("uric_acid", "mg/dL", 16.811, 1000.0),
+    ("bilirubin", "mg/dL", 58.466, 1000.0),
+    ("lactate", "mg/dL", 9.008, 1.0),
+    ("hemoglobin", "g/dL", 14.0, 140.0),
+    ("white_cells", "10*3/uL", 7.5, 7.5),
+    ("white_cells", "{cells}/uL", 7500.0, 7.5),
+    ("paco2", "kPa", 5.332895, 40.0),
+    ("paco2", "mm[Hg]", 40.0, 40.0),
+    ("temperature", "[degF]", 98.6, 37.0),
+    ("temperature", "Cel", 37.0, 37.0),
+    ("pulse", "{beats}/min", 72.0, 72.0),
+    ("tsh", "u[IU]/mL", 2.5, 2.5),
+    ("hba1c", "%", 7.0, 53.01),
+    ("sodium", "毫摩尔/升", 140.0, 140.0),
+]
+
+
+@pytest.mark.parametrize(("name", "unit", "value", "expected"), CONVERSIONS)
+def test_units_convert_to_what_chemistry_says(name: str, unit: str, value: float, expected: float) -> None:
+    found = measure(make_case(labs=[{"name": name, "value": value, "unit": unit}]))
+    assert [v.quantity.id for v in found.values] == [name]
+    assert found.values[0].value == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "code"),
+    [
+        ("d_dimer", "ng/mL", "unit_ambiguous"),
+        ("glucose", "mEq/L", "unit_unknown"),
+        ("sodium", "mg/dL", "unit_unknown"),
+        ("alt", "ng/mL", "unit_unknown"),
+        ("paco2", "mmol/L", "unit_unknown"),
+        ("hemoglobin", "fl", "unit_unknown"),
+        ("glucose", None, "unit_missing"),
+    ],
+)
+def test_a_unit_that_does_not_say_enough_is_reported(name: str, unit: str | None, code: str) -> None:
+    found = measure(make_case(labs=[{"name": name, "value": 5, "unit": unit}]))
+    assert found.values == ()
+    assert [warning["code"] for warning in found.warnings] == [code]
+
+
+def test_a_share_of_white_cells_is_not_their_count() -> None:
+    found = measure(make_case(labs=[{"name": "neutrophils", "value": 60, "unit": "%"}]))
+    assert [v.quantity.id for v in found.values] == ["neutrophils_percent"]

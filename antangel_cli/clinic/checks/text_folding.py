@@ -19,8 +19,11 @@ def folded_name(name: str) -> str:
 
 
 def folded_unit(unit: str) -> str:
-    """A unit in one spelling: `×10⁹/L`, `10^9/l` and `10*9/L` are `109/l`; `次/分` is `/min`."""
-    text = re.sub(r"[\s^*·]+", "", folded(unit)).replace("μ", "u").replace("mcg", "ug").replace("º", "°")
+    """A unit in one spelling: `×10⁹/L`, `10^9/l` and `10*9/L` are `109/l`; `次/分` and `{beats}/min` are `/min`.
+
+    UCUM's annotations in braces say what is counted, and its brackets mark customary units; neither changes the size.
+    """
+    text = re.sub(r"\{[^{}]*\}|[\s^*·\[\]]+", "", folded(unit)).replace("μ", "u").replace("mcg", "ug").replace("º", "°")
     for chinese, western in load_rules("chinese_units")["replace"]:
         text = text.replace(chinese, western)
     return re.sub(r"^[x×](?=10)", "", text)

@@ -10,7 +10,8 @@ from typing import Any
 
 from antangel_cli.clinic.case import Case, Measurement
 from antangel_cli.clinic.checks.text_folding import folded, folded_name, folded_unit
-from antangel_cli.clinic.rules import load_rules
+from antangel_cli.clinic.checks.unit_table import SAME, conversion
+from antangel_cli.clinic.rules import load_rules, rule_files
 
 UNITLESS = "1"
 
@@ -22,13 +23,13 @@ _PRESSURE_NAMES = {"bp", "bloodpressure", "nibp", "血压"}
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something measured: its id, canonical unit, conversions to it, and its two bands."""
+    """Something measured: its id, the unit the rules count in, its two bands, and the row of its table."""
 
     id: str
     unit: str
-    units: dict[str, tuple[float, float]]
     unusual: tuple[float, float]
     possible: tuple[float, float]
+    row: dict[str, Any] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,18 @@ class Measured:
 
 @cache
 def quantities() -> dict[str, Quantity]:
-    """The table of quantities, by id."""
-    return {name: _quantity(name, row) for name, row in load_rules("quantities").items()}
+    """The table of quantities, by id, out of `rules/quantities/`."""
+    files = (load_rules(name)["quantity"] for name in rule_files("quantities"))
+    return {
+        name: Quantity(name, row["unit"], tuple(row["unusual"]), tuple(row["possible"]), row)
+        for rows in files
+        for name, row in rows.items()
+    }
 
 
 @cache
 def _by_name() -> dict[str, Quantity]:
-    rows = load_rules("quantities")
-    return {folded_name(name): quantities()[key] for key, row in rows.items() for name in (key, *row["names"])}
+    return {folded_name(name): known for key, known in quantities().items() for name in (key, *known.row["names"])}
 
 
 def quantity_named(name: str) -> Quantity | None:
@@ -81,15 +86,6 @@ def measure(case: Case) -> Measured:
 def _measurements(case: Case) -> Iterator[tuple[str, Measurement]]:
     for part in ("vitals", "labs"):
         yield from ((f"{part}[{i}]", m) for i, m in enumerate(getattr(case, part)))
-
-
-def _quantity(name: str, row: dict[str, Any]) -> Quantity:
-    units = {folded_unit(unit): _factor(factor) for unit, factor in row["units"].items()}
-    return Quantity(name, row["unit"], units, tuple(row["unusual"]), tuple(row["possible"]))
-
-
-def _factor(factor: float | list[float]) -> tuple[float, float]:
-    return (factor[0], factor[1]) if isinstance(factor, list) else (float(factor), 0.0)
 
 
 def _read(path: str, m: Measurement) -> Iterator[Value | dict[str, Any]]:
@@ -115,12 +111,18 @@ def _convert(path: str, m: Measurement, quantity: Quantity, raw: float | str) ->
     if isinstance(number, str):
         yield {"code": number, "path": path}
         return
-    conversion = (1.0, 0.0) if quantity.unit == UNITLESS else quantity.units.get(folded_unit(m.unit or ""))
-    if conversion is None:
+    unit = folded_unit(m.unit or "")
+    if unit == "%" and "percent" in quantity.row:
+        quantity = quantities()[quantity.row["percent"]]
+    if unit in map(folded_unit, quantity.row.get("ambiguous", ())):
+        yield {"code": "unit_ambiguous", "path": path}
+        return
+    known = SAME if quantity.unit == UNITLESS else conversion(unit, folded_unit(quantity.unit), quantity.row)
+    if known is None:
         yield {"code": "unit_unknown" if m.unit else "unit_missing", "path": path}
         return
-    value = number * conversion[0] + conversion[1]
-    if conversion != (1.0, 0.0):
+    value = number * known[0] + known[1]
+    if known != SAME:
         value = float(f"{value:.6g}")
         yield {
             "code": "converted",

@@ -16,6 +16,10 @@ WARNINGS: dict[str, tuple[str, str]] = READER_WARNINGS | {
         "{path} has a unit that is not known; no rule uses it",
         "{path}的单位无法识别，未用于规则",
     ),
+    "unit_ambiguous": (
+        "{path} has a unit that can mean two things; no rule uses it",
+        "{path}的单位含义不明确，未用于规则",
+    ),
     "decimal_comma": (
         "{path} is written with a comma; it is not read as a number",
         "{path}含逗号，未作为数字读取",
