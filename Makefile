@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check test compile gpu gpu-tests emulate bench wheel bundle clean
+.PHONY: setup demo check test eval eval-refresh fuzz injection compile gpu gpu-tests emulate bench wheel bundle clean
 
 setup: $(READY)
 
@@ -24,6 +24,30 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(EVAL) --against $(EXPECTED) -q
+
+# The demonstration model's answers to a small set, which stay as they are unless something changed them.
+EVAL := XDG_CONFIG_HOME=$(VENV)/no-config XDG_STATE_HOME=$(VENV)/state $(BIN)/antangel eval examples/eval-small.jsonl
+EXPECTED := bench/results/eval-small.json
+
+eval: setup
+	$(EVAL) --stability
+
+# After a change that was meant: look at what `make check` listed, then keep the new answers.
+eval-refresh: setup
+	$(BIN)/python -m nano.eval_set
+	$(EVAL) --json -o $(EXPECTED) --force -q
+
+# Inputs that nobody would write, against everything that reads; findings end in bench/results/fuzz.json.
+N ?= 100000
+GUIDED ?= 40000
+fuzz: setup
+	@$(BIN)/python -c "import atheris" 2> /dev/null || $(BIN)/python -m pip install -q -c constraints.txt atheris || true
+	nice -n 19 $(BIN)/python -m fuzz --inputs $(N) --guided $(GUIDED)
+
+# Instructions written into the example cases, and what the demonstration model makes of them.
+injection: setup
+	$(BIN)/python -m bench.injection
 
 # Tests of GPU kernels are interpreted one operation at a time: they run beside all the others, and are shown behind them.
 INTERPRETED := tests/kernels/gpu tests/runtime/gpu tests/bench/test_gpu.py
