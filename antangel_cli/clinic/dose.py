@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+UNCHECKED = {"en": "[unchecked dose]", "zh": "[剂量未核对]"}
 WITHHELD = {"en": "[dose: see formulary]", "zh": "[剂量：请查处方集]"}
 
 _AMOUNT = r"(?<![A-Za-z\d.])\d[\d,]*(?:\.\d+)?(?:\s*(?:-|–|—|~|to|至|到)\s*\d[\d,]*(?:\.\d+)?)?"
@@ -24,3 +25,11 @@ def withhold_doses(text: str, chinese: bool) -> str:
     folded = unicodedata.normalize("NFKC", text)
     replaced = _DOSE.sub(WITHHELD["zh" if chinese else "en"], folded)
     return text if replaced == folded else replaced
+
+
+def mark_doses(text: str, chinese: bool) -> str:
+    """The text with a mark behind every dose, that nobody has checked it."""
+    folded = unicodedata.normalize("NFKC", text)
+    mark = UNCHECKED["zh" if chinese else "en"]
+    marked = _DOSE.sub(lambda match: f"{match.group()} {mark}", folded)
+    return text if marked == folded else marked

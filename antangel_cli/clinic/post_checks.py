@@ -10,7 +10,8 @@ from typing import Any
 
 from antangel_cli.clinic.checks import Checks
 from antangel_cli.clinic.checks.urgency import ORDER
-from antangel_cli.clinic.dose import withhold_doses
+from antangel_cli.clinic.codes import is_listed
+from antangel_cli.clinic.dose import mark_doses, withhold_doses
 from antangel_cli.clinic.facts import Fact
 from antangel_cli.clinic.result import CODE_PATTERN, LIKELIHOODS, Diagnosis, Differential, Evidence
 
@@ -42,6 +43,7 @@ _SAY: dict[str, tuple[str, str]] = {
         "urgency raised to soon: {name} must not be missed",
         "紧急程度上调为尽快：{name}不可漏诊",
     ),
+    "dose_unchecked": ("a dose that nobody checked is shown in {place}", "{place}中显示了未核对的剂量"),
     "dose_withheld": ("a dose was withheld in {place}", "{place}中的剂量已隐去"),
 }
 
@@ -67,10 +69,11 @@ Step = Callable[[Differential, "Context"], Differential]
 class Context:
     """What the post-checks know besides the answer, and the remarks they leave."""
 
-    def __init__(self, rows: Sequence[Fact], checks: Checks, chinese: bool) -> None:
+    def __init__(self, rows: Sequence[Fact], checks: Checks, chinese: bool, doses: bool) -> None:
         self.absent = {fact.id for fact in rows if fact.absent}
         self.checks = checks
         self.chinese = chinese
+        self.doses = doses
         self.remarks: list[dict[str, Any]] = []
 
     def remark(self, check: str, **about: str) -> None:
@@ -80,13 +83,15 @@ class Context:
             self.remarks.append(entry)
 
 
-def review(answer: Differential, rows: Sequence[Fact], checks: Checks, chinese: bool) -> Reviewed:
-    """Run every post-check over an answer."""
-    context = Context(rows, checks, chinese)
+def review(answer: Differential, rows: Sequence[Fact], checks: Checks, chinese: bool, doses: bool = False) -> Reviewed:
+    """Run every post-check over an answer. With `doses` they are shown and marked, else withheld."""
+    context = Context(rows, checks, chinese, doses)
     answer, dropped = _drop_codes(answer)
     for step in STEPS:
         answer = step(answer, context)
-    unverified = tuple({"diagnosis": d.name, "code": code} for d in answer.differential for code in d.codes)
+    unverified = tuple(
+        {"diagnosis": d.name, "code": code} for d in answer.differential for code in d.codes if not is_listed(code)
+    )
     return Reviewed(answer, tuple(context.remarks), dropped, unverified)
 
 
@@ -97,7 +102,7 @@ def normalized_name(name: str) -> str:
 
 
 def _drop_codes(answer: Differential) -> tuple[Differential, tuple[dict[str, str], ...]]:
-    """Drop what has not the form of a code. Codes that have it are kept and listed as unverified."""
+    """Drop what has not the form of a code. Those that have it are kept; ICD-10-CM's list tells them apart."""
     dropped = tuple(
         {"diagnosis": d.name, "code": code}
         for d in answer.differential
@@ -208,9 +213,9 @@ _NOT_PROSE = {"fact_id", "fact_ids", "codes", "likelihood", "urgency", "confiden
 
 def _withheld(value: Any, place: str, context: Context) -> Any:
     if isinstance(value, str):
-        text = withhold_doses(value, context.chinese)
+        text = (mark_doses if context.doses else withhold_doses)(value, context.chinese)
         if text != value:
-            context.remark("dose_withheld", place=place)
+            context.remark("dose_unchecked" if context.doses else "dose_withheld", place=place)
         return text
     if isinstance(value, dict):
         return {k: v if k in _NOT_PROSE else _withheld(v, f"{place}.{k}", context) for k, v in value.items()}

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from antangel_cli.clinic.agreement import agreement
 from antangel_cli.clinic.answering import Answering
+from antangel_cli.clinic.checks.drugs.conflicts import answer_conflicts
 from antangel_cli.clinic.checks.urgency import final_urgency, highest
-from antangel_cli.clinic.dose import withhold_doses
+from antangel_cli.clinic.dose import mark_doses, withhold_doses
+from antangel_cli.clinic.dose_refusal import dose_refusal
 from antangel_cli.clinic.facts import Fact
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.notice import NOTICE
@@ -21,6 +23,13 @@ from antangel_cli.clinic.result import SCHEMA_ID
 if TYPE_CHECKING:
     from antangel_cli.clinic.diagnose import DiagnoseRun
 
+_DOSES = {
+    "age_unknown": ("doses are not shown: the age is not known", "不显示剂量：年龄未知"),
+    "under_16": ("doses are not shown under 16 years", "不显示剂量：不足16岁"),
+    "pregnant": ("doses are not shown in pregnancy", "不显示剂量：妊娠"),
+    "pregnancy_unknown": ("doses are not shown: pregnancy is not ruled out", "不显示剂量：未排除妊娠"),
+    "renal": ("doses are not shown: a value of impaired kidneys", "不显示剂量：肾功能指标异常"),
+}
 _RAISED = (
     "urgency raised to {urgency}: another sample said so",
     "紧急程度上调为{urgency}：另一次采样如此判断",
@@ -77,13 +86,19 @@ def build_record(run: DiagnoseRun, model: Model) -> dict[str, Any]:
         "error": failure.to_json() if failure else None,
     }
     if run.options.reasoning == "show":
-        record["reasoning"] = withhold_doses(run.shown.last.reasoning.strip(), chinese)
+        shown_doses = mark_doses if _refused(run) is None else withhold_doses
+        record["reasoning"] = shown_doses(run.shown.last.reasoning.strip(), chinese)
     return record
 
 
 def _review(run: DiagnoseRun, sample: Answering) -> Reviewed:
     assert sample.answer is not None
-    return review(sample.answer, run.facts, run.checks, run.case.chinese)
+    return review(sample.answer, run.facts, run.checks, run.case.chinese, _refused(run) is None)
+
+
+def _refused(run: DiagnoseRun) -> str | None:
+    """Why doses are withheld; None when they were asked for and may be shown."""
+    return dose_refusal(run.case, run.facts) if run.options.doses else "not_asked"
 
 
 def _fact(fact: Fact) -> dict[str, Any]:
@@ -123,9 +138,23 @@ def _checks(run: DiagnoseRun, reviewed: Reviewed | None, raised: str | None) -> 
     if raised is not None:
         message = _RAISED[run.case.chinese].format(urgency=raised)
         remarks.append({"check": "sample_urgency", "urgency": raised, "message": message})
+    if run.options.doses and (refused := _refused(run)) is not None:
+        message = _DOSES[refused][run.case.chinese]
+        remarks.append({"check": "doses_refused", "reason": refused, "message": message})
+    found = run.checks.to_json()
     return {
-        **run.checks.to_json(),
+        **found,
+        **(_conflicts(run, reviewed, found) if reviewed else {}),
         "answer_remarks": remarks,
         "dropped_codes": [*reviewed.dropped_codes] if reviewed else [],
         "unverified_codes": [*reviewed.unverified_codes] if reviewed else [],
+    }
+
+
+def _conflicts(run: DiagnoseRun, reviewed: Reviewed, found: dict[str, Any]) -> dict[str, Any]:
+    """Those of what the patient takes, then those of what the answer names."""
+    allergy, pregnancy = answer_conflicts(reviewed.answer.model_dump(), run.case, run.facts)
+    return {
+        "allergy_conflicts": [*found["allergy_conflicts"], *allergy],
+        "pregnancy_conflicts": [*found["pregnancy_conflicts"], *pregnancy],
     }

@@ -350,10 +350,12 @@ def test_the_examples_run(tmp_path: Path) -> None:
         record = run(case=read_case(path.read_bytes(), path.name))
         floors[path.stem] = (
             record["urgency_final"],
-            record["checks"]["input_warnings"],
+            [warning["code"] for warning in record["checks"]["input_warnings"]],
             record["checks"]["set_aside"],
         )
-    assert floors == {name: ("emergency", [], []) for name in floors}
+    # A D-dimer in mg/L may count fibrinogen-equivalent units or not.
+    doubtful = {"calf-swelling": ["unit_ambiguous"]}
+    assert floors == {name: ("emergency", doubtful.get(name, []), []) for name in floors}
     assert len(floors) == 6
 
 

@@ -171,11 +171,12 @@ def test_urgency_beside_a_cant_miss(urgency: str, likelihood: str, cant_miss: bo
     assert ("urgency_raised" in remarks(result)) == (urgency != after)
 
 
-def test_codes_are_checked_for_form_only() -> None:
-    listed = answer(diagnosis("A", codes=["I21.9", "heart attack"]), *OTHERS)
+def test_codes_that_icd_10_cm_has_not_are_dropped_or_told_apart() -> None:
+    listed = answer(diagnosis("A", codes=["I21.9", "I21.99", "heart attack"]), *OTHERS)
     result = reviewed(listed)
+    assert result.answer.differential[0].codes == ("I21.9", "I21.99")
     assert result.dropped_codes == ({"diagnosis": "A", "code": "heart attack"},)
-    assert result.unverified_codes == ({"diagnosis": "A", "code": "I21.9"},)
+    assert result.unverified_codes == ({"diagnosis": "A", "code": "I21.99"},)
 
 
 @pytest.mark.parametrize(

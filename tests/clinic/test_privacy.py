@@ -10,7 +10,7 @@ from antangel_cli.clinic.facts import facts
 from antangel_cli.clinic.privacy import REMOVED, identifiers_in, without_identifiers, without_words
 from antangel_cli.clinic.readers import read_case
 from antangel_cli.clinic.rules import load_rules
-from tests.clinic.cases import EXAMPLES
+from tests.clinic.cases import EXAMPLES, checked, prose
 
 FOUND = [
     ("email", "write to a.b+c@example.co.uk today", "a.b+c@example.co.uk"),
@@ -98,3 +98,11 @@ def test_words_of_the_record_are_removed_whole() -> None:
 )
 def test_long_text_takes_no_time(text: str) -> None:
     identifiers_in(text)
+
+
+def test_free_text_that_may_identify_is_said_with_its_place_and_kind() -> None:
+    checks = checked(prose("Cough for a week. Call 13812345678 or write to li@example.org."))
+    found = [(w["code"], w.get("kind"), w.get("fact_id")) for w in checks.input_warnings]
+    assert {kind for code, kind, _ in found if code == "identifier_in_text"} == {"phone", "email"}
+    assert all(fact_id == "F2" for _, _, fact_id in found)
+    assert "13812345678" not in str(checks.input_warnings)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.checks.drugs.conflicts import medication_conflicts
 from antangel_cli.clinic.checks.injection import injection_suspected
 from antangel_cli.clinic.checks.news2 import Score, moment, news2, unread_words
 from antangel_cli.clinic.checks.plausibility import impossible, set_aside, usable_facts, warnings
@@ -16,6 +17,7 @@ from antangel_cli.clinic.checks.units import Measured, measure
 from antangel_cli.clinic.checks.urgency import highest
 from antangel_cli.clinic.checks.wording import NOT_RUN, REASONS, warning_message
 from antangel_cli.clinic.facts import Fact, facts
+from antangel_cli.clinic.privacy import identifiers_in
 from antangel_cli.clinic.rules import rules_provenance
 
 __all__ = ["Checks", "facts_to_use", "red_flags_in_text", "run_checks"]
@@ -31,6 +33,8 @@ class Checks:
     implausible_accepted: bool
     news2: Score | None
     red_flags: tuple[Fired, ...]
+    allergy_conflicts: tuple[dict[str, Any], ...] = field(repr=False)
+    pregnancy_conflicts: tuple[dict[str, Any], ...] = field(repr=False)
     injection_suspected: tuple[dict[str, Any], ...]
     urgency_floor: str | None
     not_run: tuple[dict[str, str], ...]
@@ -51,8 +55,8 @@ class Checks:
             "news2": self.news2.to_json() if self.news2 else None,
             "rule_red_flags": [fired.to_json(self.chinese) for fired in self.red_flags],
             "rules": rules_provenance(),
-            "allergy_conflicts": None,
-            "pregnancy_conflicts": None,
+            "allergy_conflicts": list(self.allergy_conflicts),
+            "pregnancy_conflicts": list(self.pregnancy_conflicts),
             "injection_suspected": list(self.injection_suspected),
             "urgency_floor": self.urgency_floor,
             "not_run": list(self.not_run),
@@ -72,6 +76,7 @@ def run_checks(case: Case, rows: Sequence[Fact], accept_implausible: bool = Fals
     values = read.values if accept_implausible else tuple(v for v in read.values if v not in impossible(read.values))
     score = news2(case, values)
     fired = red_flags(case, rows, values)
+    allergy, pregnancy = medication_conflicts(case, rows)
     return Checks(
         input_warnings=_worded(_warnings(case, read), rows, case.chinese),
         unit_conversions=tuple(_without_code(conversion, rows) for conversion in read.conversions),
@@ -79,6 +84,8 @@ def run_checks(case: Case, rows: Sequence[Fact], accept_implausible: bool = Fals
         implausible_accepted=accept_implausible,
         news2=score if isinstance(score, Score) else None,
         red_flags=fired,
+        allergy_conflicts=allergy,
+        pregnancy_conflicts=pregnancy,
         injection_suspected=injection_suspected(rows, case.question),
         urgency_floor=highest(
             [score.urgency if isinstance(score, Score) else None, *(hit.rule.urgency for hit in fired)]
@@ -97,6 +104,14 @@ def _warnings(case: Case, read: Measured) -> Iterator[dict[str, Any]]:
             if m.time is not None and moment(m.time) is None:
                 yield {"code": "time_unclear", "path": f"{part}[{i}]"}
     yield from warnings(case, read)
+    yield from _identifiers(facts(case))
+
+
+def _identifiers(rows: Sequence[Fact]) -> Iterator[dict[str, Any]]:
+    """Which facts may identify the patient, and by what; never the words themselves."""
+    for fact in rows:
+        for kind in dict.fromkeys(found.kind for found in identifiers_in(fact.text)):
+            yield {"code": "identifier_in_text", "path": fact.path, "kind": kind}
 
 
 def _worded(found: Iterator[dict[str, Any]], rows: Sequence[Fact], chinese: bool) -> tuple[dict[str, Any], ...]:
@@ -119,10 +134,9 @@ def _not_run(score: Score | str, chinese: bool) -> Iterator[dict[str, str]]:
             yield _entry("child_score", "not_built", chinese)
         if score == "pregnant":
             yield _entry("obstetric_score", "not_built", chinese)
-    for check in ("allergies", "pregnancy", "interactions", "organ_dosing"):
+    for check in ("lactation", "interactions", "organ_dosing"):
         yield _entry(check, "no_table", chinese)
-    yield _entry("codes", "form_only", chinese)
-    yield _entry("identifiers", "not_built", chinese)
+    yield _entry("codes", "listed_only", chinese)
 
 
 def _entry(check: str, reason: str, chinese: bool) -> dict[str, str]:

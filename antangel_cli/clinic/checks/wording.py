@@ -38,24 +38,26 @@ WARNINGS: dict[str, tuple[str, str]] = READER_WARNINGS | {
     "pressures_swapped": ("systolic pressure is not above diastolic", "收缩压不高于舒张压"),
     "pregnant_male": ("pregnancy is recorded for a male", "男性记录了妊娠"),
     "age_impossible": ("the age is above 125 years; no rule uses it", "年龄超过125岁，未用于规则"),
+    "identifier_in_text": (
+        "{path} may identify the patient ({kind}); --redact removes what is recognised",
+        "{path}可能含身份信息（{kind}）；--redact可去除能识别的部分",
+    ),
     "read_from_text": ("read from text: {quantity} {value}", "由文字读取：{quantity} {value}"),
 }
 
 NOT_RUN: dict[str, tuple[str, str]] = {
     "news2": ("NEWS2", "NEWS2"),
-    "allergies": ("allergies against the drugs named", "所提药物与过敏史"),
-    "pregnancy": ("pregnancy against the drugs named", "所提药物与妊娠"),
+    "lactation": ("drugs while breastfeeding", "哺乳期用药"),
     "interactions": ("drug interactions", "药物相互作用"),
     "organ_dosing": ("renal and hepatic dosing", "肝肾功能剂量调整"),
     "codes": ("whether codes mean what is named", "编码与名称是否相符"),
-    "identifiers": ("free text for identifiers", "自由文本中的身份信息"),
     "child_score": ("an early warning score for children", "儿童早期预警评分"),
     "obstetric_score": ("an early warning score in pregnancy", "孕期早期预警评分"),
 }
 
 REASONS: dict[str, tuple[str, str]] = {
     "no_table": ("this version has no table for it", "本版本无相应数据表"),
-    "form_only": ("only their form was checked", "仅检查了格式"),
+    "listed_only": ("only whether ICD-10-CM lists them was checked", "仅检查了是否列于ICD-10-CM"),
     "not_built": ("this version does not do it", "本版本尚未提供"),
     "no_vitals": ("no vitals", "无生命体征"),
     "age_unknown": ("the age is not known", "年龄未知"),

@@ -53,7 +53,7 @@ def _named(path: Path) -> bytes:
 
 def _signed_parts(head: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What a reviewer signs in a file: each of its rules, by themselves or with the file; else the file."""
-    about = {key: head[key] for key in ("reviewed", "reviewer", "reviewed_on") if key in head}
+    about: dict[str, Any] = {key: head[key] for key in ("reviewed", "reviewer", "reviewed_on") if key in head}
     rows = head.get("rule")
     yield from ({**about, **rule} for rule in rows) if isinstance(rows, list) else (about,)
 

@@ -40,7 +40,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "lacks": ("missing", "缺少"),
     "decides": ("decides", "可确定"),
     "cant_miss": ("must not be missed", "不可漏诊"),
-    "codes": ("codes, not verified", "编码（未核实）"),
+    "codes": ("codes", "编码"),
     "next_steps": ("What to do", "下一步"),
     "missing": ("What is missing", "缺少的信息"),
     "confidence": ("Confidence", "把握度"),

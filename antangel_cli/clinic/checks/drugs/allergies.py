@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.checks.drugs.names import Drug, drugs_in, resolve_allergen
 from antangel_cli.clinic.checks.text_folding import folded
-from antangel_cli.clinic.drugs import Drug, drugs_in, resolve_allergen
 from antangel_cli.clinic.facts import Fact
 from antangel_cli.clinic.rules import load_rules
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from antangel_cli.clinic.allergies import Allergen, Allergies, allergies
 from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.checks.drugs.allergies import Allergen, Allergies, allergies
+from antangel_cli.clinic.checks.drugs.names import Drug, Mention, crosses, drug, drugs_in, is_substance_only
+from antangel_cli.clinic.checks.drugs.pregnancy import Gestation, gestation
+from antangel_cli.clinic.checks.drugs.wording import say
 from antangel_cli.clinic.checks.text_folding import folded
-from antangel_cli.clinic.conflict_words import say
-from antangel_cli.clinic.drugs import Drug, Mention, crosses, drug, drugs_in, is_substance_only
 from antangel_cli.clinic.facts import Fact
-from antangel_cli.clinic.pregnancy import Gestation, gestation
 from antangel_cli.clinic.rules import load_rules
 
 REACH = 80

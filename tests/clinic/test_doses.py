@@ -1,0 +1,52 @@
+"""Doses: withheld unless asked for, marked when shown, and never shown for whom they are most dangerous."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from antangel_cli.clinic.dose import mark_doses
+from antangel_cli.clinic.dose_refusal import dose_refusal
+from antangel_cli.clinic.facts import facts
+from tests.clinic.cases import make_case
+
+MAN: dict[str, Any] = {"age": {"value": 50}, "sex_at_birth": "male"}
+WOMAN: dict[str, Any] = {"age": {"value": 30}, "sex_at_birth": "female"}
+
+
+@pytest.mark.parametrize(
+    ("patient", "labs", "reason"),
+    [
+        (MAN, [], None),
+        ({**MAN, "age": None}, [], "age_unknown"),
+        ({**MAN, "age": {"value": 15}}, [], "under_16"),
+        ({**MAN, "age": {"value": 16}}, [], None),
+        (WOMAN, [], "pregnancy_unknown"),
+        ({**WOMAN, "pregnancy": {"status": "pregnant"}}, [], "pregnant"),
+        ({**WOMAN, "pregnancy": {"status": "not_pregnant"}}, [], None),
+        ({**WOMAN, "age": {"value": 60}}, [], None),
+        (MAN, [("creatinine", 2.0, "mg/dL")], "renal"),
+        (MAN, [("creatinine", 80, "µmol/L")], None),
+        (MAN, [("egfr", 45, "mL/min/1.73m²")], "renal"),
+        (MAN, [("egfr", 90, "mL/min/1.73m²")], None),
+    ],
+)
+def test_whom_doses_are_never_shown_for(
+    patient: dict[str, Any], labs: list[tuple[str, float, str]], reason: str | None
+) -> None:
+    rows = [{"name": name, "value": value, "unit": unit} for name, value, unit in labs]
+    case = make_case(patient={k: v for k, v in patient.items() if v is not None}, labs=rows)
+    assert dose_refusal(case, facts(case)) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "chinese", "marked"),
+    [
+        ("Aspirin 300 mg now.", False, "Aspirin 300 mg [unchecked dose] now."),
+        ("阿司匹林300毫克。", True, "阿司匹林300毫克 [剂量未核对]。"),
+        ("Glucose 11 mmol/L.", False, "Glucose 11 mmol/L."),
+    ],
+)
+def test_a_shown_dose_is_marked(text: str, chinese: bool, marked: str) -> None:
+    assert mark_doses(text, chinese) == marked
