@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter, deque
@@ -18,6 +17,7 @@ from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.diagnose import DiagnoseOptions, DiagnoseRun
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.result import SCHEMA_ID
+from antangel_cli.clinic.writers.json_text import dumped
 from antangel_cli.errors import FAIL_ON, SOME_LINES_FAILED, CommandError, GenerationError, RejectedError, UsageError
 from antangel_cli.files import STDIN, open_input, open_lines, require_writable
 from antangel_cli.lines import Line, Lines
@@ -212,7 +212,7 @@ class Batch:
         advance(self._tally.lines, None)
 
     def _write_out(self, record: Record) -> None:
-        line = json.dumps(record, ensure_ascii=False)
+        line = dumped(record)
         self._write(line)
         self._audit.result(record, line, _line_code(record))
         self._tally.statuses[record["status"]] += 1

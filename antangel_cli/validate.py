@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from antangel_cli.cases import Checked, read_one
+from antangel_cli.clinic.writers.json_text import dumped
 from antangel_cli.errors import CommandError
 from antangel_cli.files import STDIN, require_writable, write_whole
 from antangel_cli.options import CaseOptions
@@ -43,7 +43,7 @@ def _code(failure: CommandError, error: Exception) -> int:
 
 
 def _text(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)
+    return dumped(record)
 
 
 def _page(terminal: Terminal, file: str, checked: Checked) -> str:

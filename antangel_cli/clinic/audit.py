@@ -192,10 +192,10 @@ def _dumped(content: dict[str, Any]) -> bytes:
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """The content of a line; empty where it is none."""
+    """The content of a line; empty where it is none, or not written as we write it: a key twice, a space more."""
     with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(line)
-        if isinstance(content, dict):
+        if isinstance(content, dict) and _dumped(content) == line:
             return content
     return {}
 

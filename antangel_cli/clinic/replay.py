@@ -91,11 +91,11 @@ def replay_report(recorded: Record, again: Record) -> Record:
 def _records(text: str, place: str) -> list[Any]:
     try:
         return [json.loads(text)]
-    except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError):
+        lines = [line for line in text.split("\n") if line.strip()]
     try:
         return [json.loads(line) for line in lines]
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError("The result is cut off, or no JSON.", _REMEDY, place) from None
 
 

@@ -71,6 +71,8 @@ def test_files_are_private_whatever_the_umask(mask: int) -> None:
 TAMPERED: dict[str, tuple[Callable[[Lines], Lines], list[tuple[str, int | None, int | None]]]] = {
     "edited": (lambda o: [*o[:2], edited(o[2]), *o[3:]], [("not_ours", 3, None)]),
     "the last edited": (lambda o: [*o[:5], edited(o[5])], [("not_ours", 6, None)]),
+    "a key of the last twice": (lambda o: [*o[:5], o[5].replace(b'{"n"', b'{"n":1,"n"')], [("not_ours", 6, None)]),
+    "a space put into the last": (lambda o: [*o[:5], o[5].replace(b":", b": ", 1)], [("not_ours", 6, None)]),
     "two edited": (lambda o: [o[0], edited(o[1]), edited(o[2]), *o[3:]], [("not_ours", 2, 3)]),
     "removed": (lambda o: [*o[:2], *o[3:]], [("gap", 3, None)]),
     "the first removed": (lambda o: o[1:], [("gap", 1, None)]),

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
+from antangel_cli.clinic.checks import red_flags_in_text
 from antangel_cli.clinic.evaluation.importers import IMPORTERS
 from antangel_cli.clinic.readers import READERS
 from fuzz import watch as watching
 from fuzz.drive import drive
 from fuzz.targets import TARGETS, Target, require_harmless
 from fuzz.watch import PropertyError, Watch
+from fuzz.words import prose
 
 FOUND = sorted(Path(__file__).with_name("found").iterdir())
+RED_FLAGS = Path(__file__).parents[1] / "clinic" / "red_flag_cases.toml"
 BY_NAME = {target.name: target for target in TARGETS}
 INPUTS = 15
 
@@ -43,6 +51,33 @@ def test_what_was_found_stays_fixed(path: Path) -> None:
     assert findings(watch) == []
 
 
+def test_rules_looked_for_in_all_sentences_at_once_miss_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [". ".join(sentences) for sentences in zip(*[iter(_sentences())] * 4, strict=False)]
+    texts += [prose(Random(number)) for number in range(60)]
+    at_once = [red_flags_in_text(text) for text in texts]
+    monkeypatch.setattr(
+        sys.modules["antangel_cli.clinic.checks.red_flags"], "may_stand_in", lambda whole, pattern: True
+    )
+    assert [red_flags_in_text(text) for text in texts] == at_once
+    assert sum(map(bool, at_once)) > len(texts) / 4
+
+
+def _sentences() -> list[str]:
+    """What rules are tested with, in an order that mixes them."""
+    rows = tomllib.loads(RED_FLAGS.read_text(encoding="utf-8"))
+    said = [text for text in _strings(rows) if " " in text or len(text) > 4]
+    Random(1).shuffle(said)
+    return said[:400]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)
+
+
 def test_every_reader_and_importer_is_fuzzed() -> None:
     assert {*READERS, *(f"import_{name}" for name in IMPORTERS)} <= set(BY_NAME)
 
@@ -53,7 +88,7 @@ def _loop(data: bytes) -> None:
 
 
 def _hoard(data: bytes) -> None:
-    assert len(data * 400)
+    assert len(data * 600)
 
 
 def _fail(data: bytes) -> None:

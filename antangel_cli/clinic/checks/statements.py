@@ -22,6 +22,9 @@ _OR = re.compile(r"\b(?:or|nor)\b|或")
 _TURN = re.compile(r"\b(?:but|with|has)\b|但")
 _YEARS_AFTER = re.compile(r"[^,，]{0,20}\b(?:years? ago|in (?:19|20)\d\d)\b|[^,，]{0,8}年前")
 
+_APART = "\n\0\n"
+_LOOKS_BEYOND = re.compile(r"\(\?!|(?<!\[)\^|\$|\\[AZ]")
+
 REACH = 300
 """Characters on either side of a match that decide whether it stands: bounded, for sentences without end."""
 
@@ -49,6 +52,19 @@ def statements(rows: Sequence[Fact]) -> tuple[Statement, ...]:
 @cache
 def _pattern(source: str) -> re.Pattern[str]:
     return re.compile(source)
+
+
+def joined(stated: Sequence[Statement]) -> str:
+    """All sentences in one text, kept apart by what no pattern reaches across."""
+    return _APART.join(statement.text for statement in stated)
+
+
+def may_stand_in(whole: str, pattern: str) -> bool:
+    """Whether a pattern can match in any of the sentences in `whole`; it is looked for in all of them at once.
+
+    Never a false no: what looks ahead for an absence, or for an end, is left to each sentence.
+    """
+    return bool(_LOOKS_BEYOND.search(pattern) or _pattern(pattern).search(whole))
 
 
 def asserted(statement: Statement, pattern: str, past: bool = False) -> bool:

@@ -44,7 +44,7 @@ def _found(value: Any) -> Any:
 def read_outlines(text: str) -> dict[str, Outline]:
     """The outlines in result lines, or in the report of an earlier evaluation, by id. Raises InputError."""
     found: dict[str, Outline] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             found |= {each["id"]: each for each in _outlines(line, number) if isinstance(each["id"], str)}
     return found

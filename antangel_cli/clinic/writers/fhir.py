@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.writers.fhir_resources import Resource, Told, provenance, resources
+from antangel_cli.clinic.writers.json_text import dumped
 
 _TEST = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST", "display": "test health data"}
 
@@ -27,7 +27,7 @@ def write_fhir(record: dict[str, Any], case: Case, plain: bool, width: int, lang
         "timestamp": record["created"],
         "entry": entries,
     }
-    return json.dumps({key: value for key, value in bundle.items() if value}, ensure_ascii=False, indent=2) + "\n"
+    return dumped({key: value for key, value in bundle.items() if value}, 2) + "\n"
 
 
 def _address(record: dict[str, Any]) -> Any:

@@ -49,6 +49,12 @@ def test_result_lines_and_a_report_are_read_alike() -> None:
     assert read_outlines(lines) == read_outlines(report) == {"t": outline(OLD)}
 
 
+def test_a_line_ends_at_its_end_alone() -> None:
+    """JSON may hold U+2028 and U+0085 as they are; Python takes them for ends of lines."""
+    odd = record("A\u2028B\u0085C")
+    assert read_outlines(json.dumps(odd, ensure_ascii=False)) == {"t": outline(odd)}
+
+
 @pytest.mark.parametrize(
     "text", ["{}", "[]", "nothing", '{"schema": "antangel.eval/1"}', '{"id": "a", "status": 1, "result": 4}']
 )
