@@ -16,7 +16,7 @@ from antangel_cli.clinic.case import SCHEMA_ID, Case
 from antangel_cli.clinic.checks import facts_to_use, red_flags_in_text, run_checks
 from antangel_cli.clinic.diagnose import DiagnoseOptions, diagnose
 from antangel_cli.clinic.dose import withhold_doses
-from antangel_cli.clinic.drugs import drugs_in, resolve_allergen
+from antangel_cli.clinic.checks.drugs.names import drugs_in, resolve_allergen
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.evaluation.compare import read_outlines
 from antangel_cli.clinic.evaluation.gold import read_gold
@@ -192,9 +192,10 @@ def words(data: bytes) -> None:
 def earlier_results(data: bytes) -> None:
     """Results that are read back, to compare with or to repeat."""
     said = data.decode("utf-8", "replace")
-    for read in (read_outlines, read_results):
-        with refusal(InputError):
-            read(said)
+    with refusal(InputError):
+        read_outlines(said)
+    with refusal(InputError):
+        read_results(said, "result.json")
 
 
 def importer(name: str) -> Run:

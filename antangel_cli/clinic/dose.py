@@ -8,7 +8,9 @@ import unicodedata
 UNCHECKED = {"en": "[unchecked dose]", "zh": "[剂量未核对]"}
 WITHHELD = {"en": "[dose: see formulary]", "zh": "[剂量：请查处方集]"}
 
-_AMOUNT = r"(?<![A-Za-z\d.])\d[\d,]*(?:\.\d+)?(?:\s*(?:-|–|—|~|to|至|到)\s*\d[\d,]*(?:\.\d+)?)?"
+_NUMBER = r"\d[\d,]{0,30}(?:\.\d{1,30})?"
+"""Bounded: in a text of numbers and commas each could begin anywhere and reach to its end."""
+_AMOUNT = rf"(?<![A-Za-z\d.]){_NUMBER}(?:\s*(?:-|–|—|~|to|至|到)\s*{_NUMBER})?"
 _UNIT = (
     r"(?:mg|g|mcg|ug|μg|micrograms?|milligrams?|grams?|iu|units?|ml|millilit(?:er|re)s?|mmol|meq"
     r"|tablets?|capsules?|puffs?|drops?|毫克|微克|克|国际单位|单位|毫升|片|粒|支|滴|喷|揿)"
