@@ -14,9 +14,9 @@ from antangel_cli.clinic.audit import Entry, append, log_file
 from antangel_cli.clinic.audit_check import verify
 from antangel_cli.clinic.case import SCHEMA_ID, Case
 from antangel_cli.clinic.checks import facts_to_use, red_flags_in_text, run_checks
+from antangel_cli.clinic.checks.drugs.names import drugs_in, resolve_allergen
 from antangel_cli.clinic.diagnose import DiagnoseOptions, diagnose
 from antangel_cli.clinic.dose import withhold_doses
-from antangel_cli.clinic.checks.drugs.names import drugs_in, resolve_allergen
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.evaluation.compare import read_outlines
 from antangel_cli.clinic.evaluation.gold import read_gold
