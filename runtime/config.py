@@ -211,7 +211,8 @@ class EngineConfig:
     names what leaves a full cache, `lookahead` whether reads are guessed ahead ("auto": while it pays), `readers` how
     many are in flight, and `profile` the file in which routing totals are kept from run to run. With a GPU, `cpu_share`
     is the part of the missing experts that the host computes, 0 to 1, and without `graphs` a step is launched kernel by
-    kernel. Without `share_prefixes` every prompt is computed whole, as measurements of it need. `kernels` are words that the name of every op's implementation must have, none for the best.
+    kernel. Without `share_prefixes` every prompt is computed whole, as measurements of it need. `kernels` are words
+    that the name of every op's implementation must have, none for the best.
     """
 
     device: str = "cpu"

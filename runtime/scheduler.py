@@ -166,7 +166,9 @@ class Scheduler:
             return False
         promised = sum(self._missing(sequence, sequence.pending) + 1 for sequence in self._running)
         shared = sum(not self.allocator.is_kept(one.block) for one in known)
-        return self._missing(self._waiting[0], self._waiting[0].pending) - shared <= self.allocator.free_count - promised
+        return (
+            self._missing(self._waiting[0], self._waiting[0].pending) - shared <= self.allocator.free_count - promised
+        )
 
     def _is_being_computed(self, newcomer: Sequence, known: int) -> bool:
         """Whether a running sequence is about to compute the block that a newcomer lacks first."""

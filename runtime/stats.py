@@ -59,7 +59,8 @@ class EngineStats:
     """Counts since the engine was loaded; times in seconds.
 
     `prefill_seconds` are those of steps with any prompt token in them, `decode_seconds` of all others.
-    `paging` is None where all experts are in memory; `shared_tokens` of prompts were in the cache already. `ttft_seconds` is per sequence, of the most recent ones.
+    `paging` is None where all experts are in memory; `shared_tokens` of prompts were in the cache already.
+    `ttft_seconds` is per sequence, of the most recent ones.
     `masks_overlapped` counts grammar masks that were ready when the forward pass was. `mtp_hits` of `mtp_drafts` greedy
     tokens were as the MTP layer drafted.
     """

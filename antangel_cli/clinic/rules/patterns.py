@@ -70,4 +70,5 @@ def _ways_of_repeat(least: int, most: int, body: Any) -> int:
     if inner == 1:
         return int(most - least + 1)
     # Never more than the limit is counted: a power of thousands would only take time.
-    return min(sum(inner**count for count in range(least, min(most, least + 20) + 1)), MOST_WAYS + 1)
+    ways: int = sum(inner**count for count in range(least, min(most, least + 20) + 1))
+    return min(ways, MOST_WAYS + 1)
