@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.machine import surroundings
 from fuzz.watch import FLOOR, SECONDS, TIMES, Finding, Watch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,12 +80,14 @@ def _report(watch: Watch, guided: dict[str, Any], seed: int) -> dict[str, Any]:
             "cpu_s": round(watch.seconds[name], 1),
             "slowest_s": round(watch.slowest[name], 3),
             "largest_bytes": watch.largest[name],
+            "memory_times": round(watch.memory[name], 1) if name in watch.memory else None,
         }
         for name, count in watch.inputs.items()
     }
     return {
         "inputs": watch.inputs.total() + sum(each["inputs"] for each in guided.values()),
         "seed": seed,
+        **surroundings(),
         "limits": {"cpu_s": SECONDS, "memory_times_input": TIMES, "memory_floor_bytes": FLOOR},
         "targets": targets,
         "guided": guided,

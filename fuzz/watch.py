@@ -62,6 +62,7 @@ class Watch:
     seconds: Counter[str] = field(default_factory=Counter)
     slowest: dict[str, float] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
     findings: dict[tuple[str, str, str], Finding] = field(default_factory=dict)
 
     def run(self, target: str, run: Run, data: bytes) -> None:
@@ -72,14 +73,21 @@ class Watch:
             with _in_time(_seconds(data)):
                 run(data)
             if len(data) >= BIG:
-                with _in_time(_seconds(data) * TRACED), _in_memory(len(data)):
-                    run(data)
+                with _in_time(_seconds(data) * TRACED):
+                    self._measure(target, run, data)
         except (Exception, TooSlow) as error:
             self._keep(target, error, data)
         took = time.process_time() - started
         self.seconds[target] += took
         self.slowest[target] = max(took, self.slowest.get(target, 0.0))
         self.largest[target] = max(len(data), self.largest.get(target, 0))
+
+    def _measure(self, target: str, run: Run, data: bytes) -> None:
+        """What an input takes in memory at its height, in times its size. Raises PropertyError where it is too much."""
+        peak = traced_peak(run, data)
+        self.memory[target] = max(peak / len(data), self.memory.get(target, 0.0))
+        if peak > max(TIMES * len(data), FLOOR):
+            raise PropertyError(f"{peak / len(data):.0f} times the input in memory")
 
     def _keep(self, target: str, error: BaseException, data: bytes) -> None:
         what = type(error).__name__ + (f": {error}" if isinstance(error, PropertyError) else "")
@@ -116,14 +124,11 @@ def _in_time(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-@contextmanager
-def _in_memory(size: int) -> Iterator[None]:
-    """Measure what an input takes at its height."""
+def traced_peak(run: Run, data: bytes) -> int:
+    """The most bytes that Python held at once for an input."""
     tracemalloc.start()
     try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
+        run(data)
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    if peak > max(TIMES * size, FLOOR):
-        raise PropertyError(f"{peak / size:.0f} times the input in memory")

@@ -110,6 +110,15 @@ def test_the_watch_sees_what_it_watches_for(run: watching.Run, what: str, monkey
     assert (finding.times, len(finding.data)) == (2, 1 << 16)
 
 
+def test_the_most_memory_an_input_took_is_told_from_64_kib_on() -> None:
+    watch = Watch()
+    for run, size in ((_hoard, 1 << 10), (lambda data: None, 1 << 16)):
+        watch.run("any", run, b"x" * size)
+    assert watch.memory["any"] < 1
+    watch.run("any", lambda data: len(data * 8), b"x" * (1 << 16))
+    assert 8 <= watch.memory["any"] < 9
+
+
 @pytest.mark.parametrize("char", ["\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\r"])
 def test_what_steers_a_terminal_is_seen(char: str) -> None:
     require_harmless("page", "Zeile\n")
