@@ -12,7 +12,7 @@ from antangel_cli.clinic.answering import Answering
 from antangel_cli.clinic.checks.drugs.conflicts import answer_conflicts
 from antangel_cli.clinic.checks.urgency import final_urgency, highest
 from antangel_cli.clinic.dose import mark_doses, withhold_doses
-from antangel_cli.clinic.dose_refusal import dose_refusal
+from antangel_cli.clinic.dose_refusal import dose_refusal, refusal_remark
 from antangel_cli.clinic.facts import Fact
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.notice import NOTICE
@@ -23,13 +23,6 @@ from antangel_cli.clinic.result import SCHEMA_ID
 if TYPE_CHECKING:
     from antangel_cli.clinic.diagnose import DiagnoseRun
 
-_DOSES = {
-    "age_unknown": ("doses are not shown: the age is not known", "不显示剂量：年龄未知"),
-    "under_16": ("doses are not shown under 16 years", "不显示剂量：不足16岁"),
-    "pregnant": ("doses are not shown in pregnancy", "不显示剂量：妊娠"),
-    "pregnancy_unknown": ("doses are not shown: pregnancy is not ruled out", "不显示剂量：未排除妊娠"),
-    "renal": ("doses are not shown: a value of impaired kidneys", "不显示剂量：肾功能指标异常"),
-}
 _RAISED = (
     "urgency raised to {urgency}: another sample said so",
     "紧急程度上调为{urgency}：另一次采样如此判断",
@@ -139,8 +132,7 @@ def _checks(run: DiagnoseRun, reviewed: Reviewed | None, raised: str | None) -> 
         message = _RAISED[run.case.chinese].format(urgency=raised)
         remarks.append({"check": "sample_urgency", "urgency": raised, "message": message})
     if run.options.doses and (refused := _refused(run)) is not None:
-        message = _DOSES[refused][run.case.chinese]
-        remarks.append({"check": "doses_refused", "reason": refused, "message": message})
+        remarks.append(refusal_remark(refused, run.case.chinese))
     found = run.checks.to_json()
     return {
         **found,

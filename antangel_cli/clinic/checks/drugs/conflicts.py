@@ -34,6 +34,21 @@ def answer_conflicts(answer: dict[str, Any], case: Case, rows: Sequence[Fact]) -
     return _conflicts([*prose_of(answer, "result")], Patient.of(case, rows))
 
 
+def reply_conflicts(question: str, reply: str, case: Case, rows: Sequence[Fact]) -> Conflicts:
+    """Every drug that a reply in free text names, and those of the question that a known ground speaks against.
+
+    A reply may say yes to a drug that it does not name.
+    """
+    patient = Patient.of(case, rows)
+    asked = (
+        [c for c in _known(part) if c["context"] != "avoided"] for part in _conflicts([("question", question)], patient)
+    )
+    allergy, pregnancy = (
+        (*mine, *answered) for mine, answered in zip(asked, _conflicts([("reply", reply)], patient), strict=True)
+    )
+    return allergy, pregnancy
+
+
 def prose_of(value: Any, place: str) -> Iterator[tuple[str, str]]:
     """Each text of an answer with its place: `result.next_steps[0].action`."""
     if isinstance(value, str):
