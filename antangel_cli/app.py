@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,9 +10,9 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from antangel_cli import __version__
+from antangel_cli.examples import EXAMPLES
 from antangel_cli.flags import (
     ANSWERING,
     BENCH,
@@ -35,27 +36,22 @@ from antangel_cli.flags import (
     Group,
     command,
 )
+from antangel_cli.help_page import GroupHelp
 from antangel_cli.outcome import OutputClosedError, guarded, show_no_messages
 from antangel_cli.settings import Settings
 
-SHORT_HELP = """antangel, a clinical assistant that runs on this machine and sends nothing anywhere.
-
-  antangel diagnose case.json                a differential for one case
-  echo "..." | antangel ask -                one question
-  antangel batch cases.jsonl -o out.jsonl    many cases
-
-All commands: antangel --help. What it is and is not: antangel about.
-"""
+COMPLETING = "_ANTANGEL_COMPLETE"
+"""Set by the shell's completion script: the words are then in the environment."""
 
 
-class App(TyperGroup):
+class App(GroupHelp):
     """The command group; every way out of it ends in an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *options: Any, **extra: Any) -> Any:
         """Run and exit."""
         arguments = list(sys.argv[1:] if args is None else args)
         parse = partial(super().main, arguments, "antangel", standalone_mode=False)
-        sys.exit(guarded(parse if arguments else _short_help, arguments))
+        sys.exit(guarded(parse if arguments or COMPLETING in os.environ else _short_help, arguments))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. A closed output is told apart here: typer would exit 1."""
@@ -66,24 +62,32 @@ class App(TyperGroup):
 
 
 def _short_help() -> None:
-    typer.echo(SHORT_HELP, nl=False)
+    rows = [f"  {line:<42} {meaning}\n" for line, meaning in EXAMPLES[""]]
+    typer.echo(
+        f"antangel, a clinical assistant that runs on this machine and sends nothing anywhere.\n\n{''.join(rows)}"
+    )
+    typer.echo("All commands: antangel --help. What it is and is not: antangel about.")
 
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     cls=App,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings=HELP_NAMES,
     help="A clinical assistant that runs on this machine and sends nothing anywhere.",
 )
 config_app = typer.Typer(
-    rich_markup_mode=None, help="Where settings come from.", context_settings=HELP_NAMES, no_args_is_help=True
+    cls=GroupHelp,
+    rich_markup_mode=None,
+    help="Where settings come from.",
+    context_settings=HELP_NAMES,
+    no_args_is_help=True,
 )
 app.add_typer(config_app, name="config")
 audit_app = typer.Typer(
+    cls=GroupHelp,
     rich_markup_mode=None,
     help="The log of what was answered and refused.",
     context_settings=HELP_NAMES,
@@ -121,7 +125,7 @@ def ask(
         typer.Argument(metavar="TEXT|- [-]", help="The question; - reads it, or data after it, from stdin."),
     ],
 ) -> int:
-    """Ask one question: `ask TEXT`, `ask -`, or `ask TEXT -` with data on stdin."""
+    """Ask one question. `ask TEXT`, `ask -`, or `ask TEXT -` with data on stdin."""
     from antangel_cli.ask import ask as run
 
     return run(settings, tuple(words))
@@ -159,7 +163,7 @@ def evaluate(
     cases: Annotated[str, typer.Argument(metavar="CASES", help="JSON lines, or a folder of cases, with gold.")],
     **flags: Any,
 ) -> int:
-    """Score answers against `gold`, with intervals, and compare them with an earlier run."""
+    """Score answers against gold, or compare two runs. With intervals, by age band, sex and language."""
     from antangel_cli.eval import evaluate as run
     from antangel_cli.options import EvalOptions
 
@@ -197,7 +201,7 @@ def schema(
 
 @command(app, Group("Model", MODEL.flags[:1]))
 def about(settings: Settings) -> int:
-    """Say what this is, which model answers, and what nobody has reviewed."""
+    """Say what this is and which model answers. And what nobody has reviewed."""
     from antangel_cli.about import about as run
 
     return run(settings)
@@ -210,7 +214,7 @@ def doctor(
         str | None, typer.Argument(metavar="[MODEL]", help="A model's directory: counted, planned and tested.")
     ] = None,
 ) -> int:
-    """Examine this machine and a model: kernels, rates, permissions, what is in the model, and whether it speaks."""
+    """Examine this machine and a model. Kernels, rates, permissions, what is in the model, and whether it speaks."""
     from antangel_cli.doctor import doctor as run
 
     return run(settings, directory)
@@ -224,7 +228,7 @@ def pack(
     ] = None,
     **flags: Any,
 ) -> int:
-    """Make a checkpoint into the form that is mapped and run: `pack CHECKPOINT -o DIR`."""
+    """Make a checkpoint ready to run. `pack CHECKPOINT -o DIR` writes the form that is mapped into memory."""
     from antangel_cli.pack import PackOptions
     from antangel_cli.pack import pack as run
 
@@ -237,7 +241,7 @@ def bench(
     directory: Annotated[str | None, typer.Argument(metavar="MODEL", help="The model's directory, as -m.")] = None,
     **flags: Any,
 ) -> int:
-    """Measure a model on this machine: prefill and decode, cold and warm, beside what `plan` predicts."""
+    """Measure a model on this machine. Prefill and decode, cold and warm, beside what `plan` predicts."""
     from antangel_cli.bench import BenchOptions
     from antangel_cli.bench import bench as run
 
@@ -253,7 +257,7 @@ def plan(
     ] = None,
     **flags: Any,
 ) -> int:
-    """Say whether a model fits, what goes where and how fast it will be, before any weight is read."""
+    """Say whether a model fits, and how fast it will be. Before any weight is read."""
     from antangel_cli.plan import PlanOptions
     from antangel_cli.plan import plan as run
 
@@ -289,7 +293,7 @@ def audit_show(
 
 @command(audit_app, name="verify")
 def audit_verify(settings: Settings) -> int:
-    """Check that no line of the audit log was changed, moved, added or removed; exit 6 if one was."""
+    """Check that the audit log is as written. No line changed, moved, added or removed; exit 6 if one was."""
     from antangel_cli.audit import verify
 
     return verify(settings)
@@ -303,7 +307,7 @@ def report(
     ] = None,
     **flags: Any,
 ) -> int:
-    """Gather what a complaint needs, without the case, the answer, your name or your home; -o FILE.zip writes it."""
+    """Gather what a complaint needs. Without the case, the answer, your name or your home; -o FILE.zip writes it."""
     from antangel_cli.options import CaseOptions
     from antangel_cli.report import report as run
 

@@ -11,6 +11,23 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 
+EXIT_CODES = {
+    0: "answered: ok, degraded or demonstration",
+    1: "internal error",
+    2: "usage, settings, a file that is missing, unreadable or there already",
+    3: "the input was rejected; of several files, any",
+    4: "the model is missing, incomplete, damaged, or does not fit",
+    5: "generation failed or timed out, or every line failed",
+    6: "some lines failed, some answers differ, or the audit log is not as written",
+    7: "refused by the machine's policy",
+    10: "urgency at or above --fail-on, or not certain",
+    75: "another process has the model; --wait waits for it",
+    130: "interrupted by Ctrl-C",
+    141: "whoever read the output has gone",
+    143: "terminated",
+}
+"""What each exit code means, as the help and the documentation say it."""
+
 
 class CommandError(Exception):
     """A command cannot go on: what happened, what to do about it, and the exit code for it.

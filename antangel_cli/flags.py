@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from antangel_cli.errors import UsageError
+from antangel_cli.help_page import GroupedCommand
 from antangel_cli.policy import refuse_locked
 from antangel_cli.setting_values import KEYS
 from antangel_cli.settings import Settings, load_settings
@@ -313,27 +313,6 @@ COMMON = Group(
 )
 
 Function = Callable[..., int | None]
-
-
-class _Formatter(Protocol):
-    def section(self, name: str) -> Any: ...
-    def write_dl(self, rows: list[tuple[str, str]]) -> None: ...
-
-
-class GroupedCommand(TyperCommand):
-    """A command whose help lists its flags by group."""
-
-    def format_options(self, ctx: Any, formatter: _Formatter) -> None:
-        """Write one section for the arguments and one for each group of flags."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            row = param.get_help_record(ctx)
-            panel = "Arguments" if param.param_type_name == "argument" else getattr(param, "rich_help_panel", None)
-            if row is not None:
-                sections.setdefault(panel or "General", []).append(row)
-        for title, rows in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(rows)
 
 
 def command(app: typer.Typer, *groups: Group, name: str | None = None) -> Callable[[Function], Function]:

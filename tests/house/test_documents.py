@@ -44,6 +44,11 @@ def test_the_table_of_requirements_is_up_to_date() -> None:
     assert requirements.PAGE.read_text(encoding="utf-8") == requirements.page(), "run: python docs/requirements.py"
 
 
+def test_the_command_line_is_described_as_it_is() -> None:
+    cli = script("cli")
+    assert cli.PAGE.read_text(encoding="utf-8") == cli.page(), "run: python docs/cli.py"
+
+
 def test_every_package_that_runs_is_listed_with_its_licence_and_pinned() -> None:
     third_party = script("third_party")
     rows = re.findall(r"^\| ([\w.-]+) \| ([^|]+) \| ([^|]+) \|$", third_party.PAGE.read_text(encoding="utf-8"), re.M)[
