@@ -168,6 +168,7 @@ def _checks() -> Schema:
         set_aside=_array(_ANY),
         implausible_accepted=_array(_ANY),
         news2=_or_null(news2),
+        paediatric=_or_null(_paediatric()),
         rule_red_flags=_array(fired),
         rules=_rules(),
         allergy_conflicts=_or_null(_array(_ANY)),
@@ -179,6 +180,20 @@ def _checks() -> Schema:
         dropped_codes=_array(code),
         unverified_codes=_array(code),
     )
+
+
+def _paediatric() -> Schema:
+    limit = {"type": ["number", "null"]}
+    found = _object(
+        name=_TEXT,
+        value={"type": ["number", "string"]},
+        unit=_or_null(_TEXT),
+        low=limit,
+        high=limit,
+        fact_id=_TEXT,
+        urgency={"enum": ["urgent", "emergency"]},
+    )
+    return _object(band=_TEXT, out_of_range=_array(found), missing=_array(_TEXT))
 
 
 def _rules() -> Schema:

@@ -10,6 +10,7 @@ from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.checks.drugs.conflicts import medication_conflicts
 from antangel_cli.clinic.checks.injection import injection_suspected
 from antangel_cli.clinic.checks.news2 import Score, moment, news2, unread_words
+from antangel_cli.clinic.checks.paediatric import Banded, abnormal_for_age, paediatric
 from antangel_cli.clinic.checks.plausibility import impossible, set_aside, usable_facts, warnings
 from antangel_cli.clinic.checks.red_flags import Fired, red_flags, red_flags_in_text
 from antangel_cli.clinic.checks.text_vitals import vitals_in_text
@@ -32,6 +33,7 @@ class Checks:
     set_aside: tuple[dict[str, Any], ...] = field(repr=False)
     implausible_accepted: bool
     news2: Score | None
+    paediatric: Banded | None
     red_flags: tuple[Fired, ...]
     allergy_conflicts: tuple[dict[str, Any], ...] = field(repr=False)
     pregnancy_conflicts: tuple[dict[str, Any], ...] = field(repr=False)
@@ -53,6 +55,7 @@ class Checks:
             "set_aside": [] if self.implausible_accepted else list(self.set_aside),
             "implausible_accepted": list(self.set_aside) if self.implausible_accepted else [],
             "news2": self.news2.to_json() if self.news2 else None,
+            "paediatric": self.paediatric.to_json() if self.paediatric else None,
             "rule_red_flags": [fired.to_json(self.chinese) for fired in self.red_flags],
             "rules": rules_provenance(),
             "allergy_conflicts": list(self.allergy_conflicts),
@@ -71,11 +74,13 @@ def facts_to_use(case: Case, accept_implausible: bool = False) -> tuple[Fact, ..
 
 def run_checks(case: Case, rows: Sequence[Fact], accept_implausible: bool = False) -> Checks:
     """Run every check; `rows` are the facts whose numbers the findings cite."""
-    read = vitals_in_text(rows, measure(case))
+    read = vitals_in_text(case, rows, measure(case))
     aside = set_aside(read.values)
     values = read.values if accept_implausible else tuple(v for v in read.values if v not in impossible(read.values))
     score = news2(case, values)
-    fired = red_flags(case, rows, values)
+    child = paediatric(case, rows, values)
+    scored = [found for found in (score, child) if isinstance(found, (Score, Banded))]
+    fired = red_flags(case, rows, abnormal_for_age(case, values))
     allergy, pregnancy = medication_conflicts(case, rows)
     return Checks(
         input_warnings=_worded(_warnings(case, read), rows, case.chinese),
@@ -83,14 +88,13 @@ def run_checks(case: Case, rows: Sequence[Fact], accept_implausible: bool = Fals
         set_aside=aside,
         implausible_accepted=accept_implausible,
         news2=score if isinstance(score, Score) else None,
+        paediatric=child if isinstance(child, Banded) else None,
         red_flags=fired,
         allergy_conflicts=allergy,
         pregnancy_conflicts=pregnancy,
         injection_suspected=injection_suspected(rows, case.question),
-        urgency_floor=highest(
-            [score.urgency if isinstance(score, Score) else None, *(hit.rule.urgency for hit in fired)]
-        ),
-        not_run=tuple(_not_run(score, case.chinese)),
+        urgency_floor=highest([*(found.urgency for found in scored), *(hit.rule.urgency for hit in fired)]),
+        not_run=tuple(_not_run(score, child, case.chinese)),
         chinese=case.chinese,
     )
 
@@ -127,13 +131,15 @@ def _without_code(conversion: dict[str, Any], rows: Sequence[Fact]) -> dict[str,
     return _with_fact({key: value for key, value in conversion.items() if key != "code"}, rows)
 
 
-def _not_run(score: Score | str, chinese: bool) -> Iterator[dict[str, str]]:
+def _not_run(score: Score | str, child: Banded | str | None, chinese: bool) -> Iterator[dict[str, str]]:
     if isinstance(score, str):
         yield _entry("news2", score, chinese)
-        if score == "under_16":
-            yield _entry("child_score", "not_built", chinese)
-        if score == "pregnant":
-            yield _entry("obstetric_score", "not_built", chinese)
+    if isinstance(child, str):
+        yield _entry("paediatric", child, chinese)
+    if score == "under_16":
+        yield _entry("paediatric_score", "bands_only" if isinstance(child, Banded) else "not_built", chinese)
+    if score == "pregnant":
+        yield _entry("obstetric_score", "not_built", chinese)
     for check in ("lactation", "interactions", "organ_dosing"):
         yield _entry(check, "no_table", chinese)
     yield _entry("codes", "listed_only", chinese)

@@ -44,7 +44,7 @@ SPO2_SCALE_2_OXYGEN: Steps = ((83, 3), (85, 2), (87, 1), (92, 0), (94, 1), (96, 
 _WORDS = load_rules("news2_words")
 _NAMES: dict[str, str] = {name: parameter for parameter, names in _WORDS["names"].items() for name in names}
 _AIR, _OXYGEN = (frozenset(_WORDS["oxygen"][key]) for key in ("air", "oxygen"))
-_ALERT, _NOT_ALERT = (frozenset(_WORDS["consciousness"][key]) for key in ("alert", "not_alert"))
+_LEVELS: dict[str, str] = {word: level for level, words in _WORDS["consciousness"].items() for word in words}
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ def news2(case: Case, values: Sequence[Value]) -> Score | str:
     refusal = _not_applicable(case)
     if refusal:
         return refusal
-    observations = tuple(_observations(case, values))
-    if not any(o.parameter not in ("supplemental_oxygen", "spo2_scale") for o in observations):
+    recorded = observations(case, values)
+    if not any(o.parameter not in ("supplemental_oxygen", "spo2_scale") for o in recorded):
         return "no_vitals"
-    sets = [chosen for chosen in _sets(observations) if chosen]
+    sets = [chosen for chosen in newest_sets(recorded) if chosen]
     return max((score_set(chosen) for chosen in sets), key=lambda s: (s.score, s.worst, -len(s.missing)))
 
 
@@ -130,9 +130,14 @@ def _not_applicable(case: Case) -> str | None:
     return "pregnant" if pregnancy and pregnancy.status == "pregnant" else None
 
 
-def _observations(case: Case, values: Sequence[Value]) -> Iterator[Observation]:
+def observations(case: Case, values: Sequence[Value]) -> tuple[Observation, ...]:
+    """Every component that was recorded: the numbers first, then the words."""
+    return tuple(_observed(case, values))
+
+
+def _observed(case: Case, values: Sequence[Value]) -> Iterator[Observation]:
     for v in values:
-        if v.quantity.id in STEPS:
+        if v.quantity.id in PARAMETERS:
             yield Observation(v.quantity.id, v.value, v.path, v.time)
     for i, m in enumerate(case.vitals):
         word = _word(m)
@@ -143,15 +148,24 @@ def _observations(case: Case, values: Sequence[Value]) -> Iterator[Observation]:
 def _word(m: Measurement) -> tuple[str, float | bool] | None:
     """A component that is no measured number: on oxygen, conscious, SpO2 scale."""
     parameter = _NAMES.get(folded_name(m.name))
-    text = folded(f"{m.value:g}" if isinstance(m.value, float) else m.value).strip()
+    text = _folded_value(m)
     if parameter == "supplemental_oxygen":
         oxygen = on_oxygen(text, m.unit)
         return None if oxygen is None else (parameter, oxygen)
     if parameter == "consciousness":
-        return (parameter, text in _ALERT) if text in _ALERT | _NOT_ALERT else None
+        return (parameter, _LEVELS[text] == "A") if text in _LEVELS else None
     if parameter == "spo2_scale" and text in ("1", "2"):
         return parameter, float(text)
     return None
+
+
+def _folded_value(m: Measurement) -> str:
+    return folded(f"{m.value:g}" if isinstance(m.value, float) else m.value).strip()
+
+
+def acvpu(m: Measurement) -> str | None:
+    """The level of consciousness that a measurement states, `A C V P` or `U`; None where it states none."""
+    return _LEVELS.get(_folded_value(m)) if _NAMES.get(folded_name(m.name)) == "consciousness" else None
 
 
 def on_oxygen(text: str, unit: str | None) -> bool | None:
@@ -170,10 +184,10 @@ def unread_words(case: Case) -> Iterator[str]:
             yield f"vitals[{i}]"
 
 
-def _sets(observations: tuple[Observation, ...]) -> Iterator[tuple[Observation, ...]]:
+def newest_sets(recorded: Sequence[Observation]) -> Iterator[tuple[Observation, ...]]:
     """The observations within an hour of the newest, and those without a clear time: never mixed."""
-    scale = tuple(o for o in observations if o.parameter == "spo2_scale")
-    taken = [(moment(o.time), o) for o in observations if o.parameter != "spo2_scale"]
+    scale = tuple(o for o in recorded if o.parameter == "spo2_scale")
+    taken = [(moment(o.time), o) for o in recorded if o.parameter != "spo2_scale"]
     timed = [(at, o) for at, o in taken if at is not None]
     if timed:
         newest = max(at for at, _ in timed)
@@ -216,11 +230,10 @@ def _points(name: str, value: float | bool, scale: int, oxygen: bool) -> int:
     steps = STEPS[name]
     if name == "spo2" and scale == 2:
         steps = SPO2_SCALE_2_OXYGEN if oxygen else SPO2_SCALE_2
-    rounded = _half_up(value, 1 if name == "temperature" else 0)
-    return next(points for highest, points in steps if rounded <= highest)
+    return next(points for highest, points in steps if as_charted(name, value) <= highest)
 
 
-def _half_up(value: float, digits: int) -> float:
-    """Round as a chart is read: 91.5 is 92, 38.05 is 38.1."""
-    scale = 10.0**digits
+def as_charted(name: str, value: float) -> float:
+    """A value as a chart is read, halves up: SpO2 91.5 is 92, a temperature of 38.05 is 38.1."""
+    scale = 10.0 if name == "temperature" else 1.0
     return math.floor(value * scale + 0.5 + 1e-9) / scale

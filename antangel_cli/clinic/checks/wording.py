@@ -51,7 +51,8 @@ NOT_RUN: dict[str, tuple[str, str]] = {
     "interactions": ("drug interactions", "药物相互作用"),
     "organ_dosing": ("renal and hepatic dosing", "肝肾功能剂量调整"),
     "codes": ("whether codes mean what is named", "编码与名称是否相符"),
-    "child_score": ("an early warning score for children", "儿童早期预警评分"),
+    "paediatric": ("vital signs against the limits of the age", "按年龄范围核对生命体征"),
+    "paediatric_score": ("a paediatric early warning score such as PEWS", "儿童早期预警评分（如PEWS）"),
     "obstetric_score": ("an early warning score in pregnancy", "孕期早期预警评分"),
 }
 
@@ -59,6 +60,7 @@ REASONS: dict[str, tuple[str, str]] = {
     "no_table": ("this version has no table for it", "本版本无相应数据表"),
     "listed_only": ("only whether ICD-10-CM lists them was checked", "仅检查了是否列于ICD-10-CM"),
     "not_built": ("this version does not do it", "本版本尚未提供"),
+    "bands_only": ("single vital signs are compared with the limits of the age only", "仅将各项生命体征与年龄范围比较"),
     "no_vitals": ("no vitals", "无生命体征"),
     "age_unknown": ("the age is not known", "年龄未知"),
     "age_impossible": ("the age is impossible", "年龄不可能"),

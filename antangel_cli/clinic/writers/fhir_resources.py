@@ -8,6 +8,7 @@ from typing import Any
 
 from antangel_cli.clinic.notice import DEMONSTRATION, NOTICE
 from antangel_cli.clinic.rules import rules_status
+from antangel_cli.clinic.writers.vitals import vitals_lines
 from antangel_cli.clinic.writers.words import VALUES, WORDS
 
 Resource = dict[str, Any]
@@ -98,10 +99,12 @@ def _said(told: Told) -> Iterator[str]:
     """What a page says besides: what it is, what is missing, and what was not checked."""
     record, language = told.record, "zh" if told.chinese else "en"
     result, checks = record["result"], record["checks"]
+    joined = ("、" if told.chinese else ", ").join
     if record["provenance"]["model"]["demonstration"]:
         yield DEMONSTRATION[language]
     yield NOTICE[language]
     yield rules_status(chinese=told.chinese)
+    yield from vitals_lines(checks, told.chinese, joined)
     yield from (f"{told.word('degraded')}: {told.value(reason)}" for reason in record["degraded"])
     yield from (f"{told.word('missing')}: {text}" for text in result["missing_information"])
     yield f"{told.word('confidence')}: {told.value(result['confidence'])}. {result['confidence_reason']}".strip()

@@ -9,6 +9,7 @@ from typing import Any
 from antangel_cli.clinic.notice import DEMONSTRATION, NOTICE
 from antangel_cli.clinic.rules import rules_status
 from antangel_cli.clinic.writers.layout import printable
+from antangel_cli.clinic.writers.vitals import vitals_lines
 from antangel_cli.clinic.writers.words import VALUES, WORDS
 
 Lines = Iterable[str]
@@ -99,18 +100,8 @@ def _urgency(page: Page) -> Iterator[str]:
     yield from page.text(page.word(key, **about), 2)
     if result and result["urgency_reason"]:
         yield from page.labelled(page.word("reason"), result["urgency_reason"], 2)
-    yield from _news2(page)
-
-
-def _news2(page: Page) -> Iterator[str]:
-    score = page.record["checks"]["news2"]
-    if score is None:
-        return
-    band = f" ({page.value(score['band'])})" if score["band"] else ""
-    least = page.word("at_least") if score["partial"] else ""
-    missing = page.list(map(page.value, score["missing"]))
-    lacking = f"; {page.word('lacking', names=missing)}" if missing else ""
-    yield from page.text(page.word("news2", least=least, score=str(score["score"]), band=band) + lacking, 2)
+    for line in vitals_lines(page.record["checks"], page.chinese, page.list):
+        yield from page.text(line, 2)
 
 
 def _red_flags(page: Page) -> Iterator[str]:
