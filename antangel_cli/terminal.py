@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Literal
 
-from antangel_cli.blocks import Blocks
+from antangel_cli.blocks import Block, Blocks
 from antangel_cli.errors import CommandError
 from antangel_cli.settings import Settings
 
@@ -210,14 +210,28 @@ class MarkdownReply:
         """Print what is left."""
         self._print(self._blocks.finish())
 
-    def _print(self, blocks: list[str]) -> None:
-        from rich.markdown import Markdown
+    def _print(self, blocks: list[Block]) -> None:
+        from rich.text import Text
 
         for block in blocks:
-            if not self._first:
+            if not self._first and not block.joined:
                 self._console.print()
             self._first = False
-            self._console.print(Markdown(block, hyperlinks=False))
+            if block.code:
+                # The terminal wraps it, so that what is copied is what was written.
+                self._console.print(Text(f"    {block.text}", style="markdown.code_block"), soft_wrap=True)
+            else:
+                self._print_markdown(block.text)
+
+    def _print_markdown(self, text: str) -> None:
+        """Print a block without the empty lines that rich puts around some: the gaps are those between blocks."""
+        from rich.markdown import Markdown
+        from rich.segment import Segment, Segments
+
+        lines = self._console.render_lines(Markdown(text, hyperlinks=False), pad=False)
+        full = [place for place, line in enumerate(lines) if "".join(part.text for part in line).strip()]
+        shown = lines[full[0] : full[-1] + 1] if full else []
+        self._console.print(Segments([part for line in shown for part in (*line, Segment.line())]), end="")
 
 
 Reply = TextReply | MarkdownReply
