@@ -70,18 +70,18 @@ def may_stand_in(whole: str, pattern: str) -> bool:
 def asserted(statement: Statement, pattern: str, past: bool = False) -> bool:
     """Whether a sentence states what `pattern` describes; with `past`, also as history."""
     return any(
-        _stands(statement.text, match.start(), match.end(), past)
-        for match in _pattern(pattern).finditer(statement.text)
+        stands(statement.text, match.start(), match.end(), past) for match in _pattern(pattern).finditer(statement.text)
     )
 
 
-def _stands(text: str, start: int, end: int, past: bool) -> bool:
+def stands(text: str, start: int, end: int, past: bool) -> bool:
+    """Whether what a folded sentence says from `start` to `end` is stated: not denied, another's, or a mere if."""
     before, after = text[max(0, start - REACH) : start], text[end : end + REACH]
     if _PROSE["denied_after"].match(after) or _negated(before, after):
         return False
-    if _is_family(before) or _PROSE["hypothetical"].search(before):
+    if is_family(before) or _PROSE["hypothetical"].search(before):
         return False
-    return past or not _is_past(before, after)
+    return past or not is_past(before, after)
 
 
 def _negated(before: str, after: str) -> bool:
@@ -111,13 +111,14 @@ def _reaches(scope: str, after: str) -> bool:
     return bool(_OR.search(scope.rsplit(",", 1)[-1] + _TURN.split(after)[0]))
 
 
-def _is_family(before: str) -> bool:
+def is_family(before: str) -> bool:
     """Whether a relative is what the sentence last spoke of."""
     ends = [match.end() for match in _PROSE["family"].finditer(before)]
     return bool(ends) and not _PROSE["end_of_family"].search(before, ends[-1])
 
 
-def _is_past(before: str, after: str) -> bool:
+def is_past(before: str, after: str) -> bool:
+    """Whether the clause speaks of history."""
     shortened = _DURATION_HISTORY.sub("", before)
     clause = _PROSE["end_of_past"].split(shortened)[-1]
     return bool(_PROSE["past"].search(clause) or _YEARS_AFTER.match(after))

@@ -1,56 +1,53 @@
-"""Vitals in free text, read by a strict table of notations and shown as read from text."""
+"""Vitals in free text, read by a strict table of notations (`rules/text_vitals.toml`) and shown as read from text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from antangel_cli.clinic.checks.text_folding import folded
-from antangel_cli.clinic.checks.units import Measured, Value, quantities
+from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.checks.news2 import observations
+from antangel_cli.clinic.checks.text_context import is_current
+from antangel_cli.clinic.checks.text_notations import Reading, plain, readings, runs
+from antangel_cli.clinic.checks.text_states import STATES, states
+from antangel_cli.clinic.checks.units import Measured, Value
 from antangel_cli.clinic.facts import Fact
-
-_GAP = r"\s*(?:is|was|of|:|=|为|是)?\s*"
-_NUMBER = r"(\d{1,3}(?:\.\d+)?)(?![\d.,/-]*\d)"
-
-NOTATIONS: dict[str, re.Pattern[str]] = {
-    "temperature": re.compile(rf"(?:\b(?:temp(?:erature)?|t)\b|体温){_GAP}{_NUMBER}\s*°\s*c"),
-    "pulse": re.compile(rf"(?:\b(?:pulse(?: rate)?|heart rate|hr)\b|脉搏|心率){_GAP}{_NUMBER}(?!\s*(?:°|%|mmhg))"),
-    "respiratory_rate": re.compile(
-        rf"(?:\b(?:resp(?:iratory)? rate|rr)\b|呼吸(?:频率)?){_GAP}{_NUMBER}(?!\s*(?:°|%|mmhg))"
-    ),
-    "spo2": re.compile(rf"(?:\b(?:spo2|sao2|sats?|oxygen saturation)\b|血氧(?:饱和度)?){_GAP}{_NUMBER}\s*%"),
-}
-"""How prose writes each vital; pulse and breathing are per minute by convention, the others need a unit."""
-
-PRESSURE = re.compile(rf"(?:\b(?:bp|blood pressure)\b|血压){_GAP}(\d{{2,3}})\s*/\s*(\d{{2,3}})(?!\d)(?!\s*kpa)")
-"""Blood pressure as `BP 90/60`: a pair of this size can only be mmHg."""
 
 _PROSE = {"complaint", "text", "note"}
 
 
-def vitals_in_text(rows: Sequence[Fact], measured: Measured) -> Measured:
+def vitals_in_text(case: Case, rows: Sequence[Fact], measured: Measured) -> Measured:
     """Add the vitals that prose states and no field does; each is reported as read from text."""
-    known = {value.quantity.id for value in measured.values}
-    found = [v for fact in rows if fact.kind in _PROSE for v in _read(fact) if v.quantity.id not in known]
+    known = {value.quantity.id for value in measured.values} | {o.parameter for o in observations(case, ())}
+    prose = [fact for fact in rows if fact.kind in _PROSE]
+    read = [*(value for fact in prose for value in _read(fact, _time(case, fact))), *states(prose)]
+    found = [value for value in read if value.quantity.id not in known]
     warnings = tuple(_report(value) for value in found)
     return Measured((*measured.values, *found), measured.conversions, (*measured.warnings, *warnings))
 
 
-def _read(fact: Fact) -> Iterator[Value]:
-    text = " ".join(folded(fact.text).split())
-    for name, pattern in NOTATIONS.items():
-        for match in pattern.finditer(text):
-            yield Value(quantities()[name], float(match[1]), fact.path, from_text=True)
-    for match in PRESSURE.finditer(text):
-        yield Value(quantities()["systolic_bp"], float(match[1]), fact.path, from_text=True)
-        yield Value(quantities()["diastolic_bp"], float(match[2]), fact.path, from_text=True)
+def _read(fact: Fact, time: str | None) -> Iterator[Value]:
+    text = plain(fact.text)
+    for run in runs(text, readings(text)):
+        if is_current(text, run[0].start, run[-1].end):
+            yield from (_value(reading, fact, time) for reading in run)
+
+
+def _value(reading: Reading, fact: Fact, time: str | None) -> Value:
+    return Value(reading.quantity, reading.value, fact.path, time, from_text=True)
+
+
+def _time(case: Case, fact: Fact) -> str | None:
+    """When a note was written: an old note's vitals are never of the newest set."""
+    return next((n.time for i, n in enumerate(case.notes) if fact.path.startswith(f"notes[{i}].")), None)
 
 
 def _report(value: Value) -> dict[str, Any]:
+    words = STATES.get(value.quantity.id)
+    shown = words[bool(value.value)] if words else f"{value.value:.4g} {value.quantity.unit}"
     return {
         "code": "read_from_text",
         "path": value.path,
         "quantity": value.quantity.id,
-        "value": f"{value.value:g} {value.quantity.unit}",
+        "value": shown.removesuffix(" 1"),
     }
