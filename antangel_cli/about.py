@@ -55,9 +55,7 @@ def about(settings: Settings) -> int:
         text for texts in (NOTICE, INTENDED_USE, MAKERS, RULES_STATUS, PRIVACY, LICENCES) for text in texts.values()
     ]
     places = terminal.rows("Files", list(_places().items()))
-    terminal.answer(
-        "\n\n".join([f"antangel {__version__}", *said, f"Model: {_line(model)}\n{remedy}".rstrip(), places])
-    )
+    terminal.prose("\n\n".join([f"antangel {__version__}", *said, f"Model: {_line(model)}\n{remedy}".rstrip(), places]))
     return 0
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from antangel_cli.clinic.case import Case
-from antangel_cli.clinic.checks import Checks, facts_to_use, red_flags_in_text, run_checks
+from antangel_cli.clinic.checks import Checks, facts_to_use, run_checks
+from antangel_cli.clinic.checks.red_flags import Fired
 from antangel_cli.clinic.diagnose import MOST_SAMPLES, DiagnoseOptions
 from antangel_cli.clinic.facts import Fact, fact_line
 from antangel_cli.clinic.prompt import case_message, load_prompt
@@ -112,29 +113,31 @@ class Checked:
     def alarms(self) -> list[str]:
         """The red flags, in the language of the case."""
         chinese = self.case.chinese
-        return [_red_flag(fired.to_json(chinese), chinese) for fired in self.checks.red_flags]
+        return [red_flag_line(fired, chinese) for fired in self.checks.red_flags]
 
-    def remarks(self) -> list[str]:
-        """What else the checks found, in the language of the case."""
-        return list(_remarks(self.checks.to_json(), self.case.chinese))
+    def remarks(self, unchecked: bool = True) -> list[str]:
+        """What else the checks found, in the language of the case; what was not checked last."""
+        found, chinese = self.checks.to_json(), self.case.chinese
+        return [*_remarks(found, chinese), *(_not_run(found, chinese) if unchecked else ())]
 
 
-def report(terminal: Terminal, checked: Checked) -> None:
-    """Say what the checks found, before any model runs; red flags even when quiet."""
+def report(terminal: Terminal, checked: Checked, unchecked: bool = True) -> None:
+    """Say what the checks found, before any model runs; red flags even when quiet.
+
+    Without `unchecked`, what was not checked is left to the page that follows.
+    """
     for line in checked.alarms():
         terminal.note(line)
-    for line in checked.remarks():
+    for line in checked.remarks(unchecked):
         terminal.remark(line)
 
 
-def red_flag_lines(text: str, chinese: bool) -> list[str]:
-    """The red flags in what somebody wrote, in words."""
-    return [_red_flag(fired.to_json(chinese), chinese) for fired in red_flags_in_text(text)]
-
-
-def red_flag_records(text: str, chinese: bool) -> list[dict[str, Any]]:
-    """The red flags in what somebody wrote, for JSON."""
-    return [fired.to_json(chinese) for fired in red_flags_in_text(text)]
+def red_flag_line(fired: Fired, chinese: bool) -> str:
+    """A red flag in words: how urgent, what may be, and the facts it rests on."""
+    flag = fired.to_json(chinese)
+    label = "红旗征" if chinese else "Red flag"
+    facts = f" [{', '.join(flag['fact_ids'])}]" if any(i.startswith("F") for i in flag["fact_ids"]) else ""
+    return f"{label} ({_URGENCY[flag['urgency']][chinese]}): {flag['concern']}{facts}"
 
 
 def _remarks(found: dict[str, Any], chinese: bool) -> Iterator[str]:
@@ -148,14 +151,11 @@ def _remarks(found: dict[str, Any], chinese: bool) -> Iterator[str]:
         yield f"{label}: {entry.get('fact_id') or entry.get('path') or ''}".rstrip(": ")
     label = "注意" if chinese else "Warning"
     yield from (f"{label}: {warning['message']}" for warning in found["input_warnings"])
+
+
+def _not_run(found: dict[str, Any], chinese: bool) -> Iterator[str]:
     label = "未检查" if chinese else "Not checked"
     yield from (f"{label}: {entry['message']}" for entry in found["not_run"])
-
-
-def _red_flag(flag: dict[str, Any], chinese: bool) -> str:
-    label = "红旗征" if chinese else "Red flag"
-    facts = f" [{', '.join(flag['fact_ids'])}]" if any(i.startswith("F") for i in flag["fact_ids"]) else ""
-    return f"{label} ({_URGENCY[flag['urgency']][chinese]}): {flag['concern']}{facts}"
 
 
 def _news2(score: dict[str, Any], chinese: bool) -> str:

@@ -34,7 +34,7 @@ def _diagnose(settings: Settings, file: str, options: CaseOptions, terminal: Ter
     asked = diagnose_options(settings, options)
     case = _in_language(read_one(file, options, settings.no_input), settings.lang)
     announce(terminal, case.chinese)
-    report(terminal, Checked.of(case, options.accept_implausible))
+    report(terminal, Checked.of(case, options.accept_implausible), unchecked=False)
     with opened(settings, terminal, case.chinese, asked.samples) as model:
         record = answered(case, asked, model, terminal)
         page = _page(record, case, settings, options.format, terminal)

@@ -25,6 +25,8 @@ Advance = Callable[[int, int | None], None]
 """Tells a meter how much is done, of how much (None: unknown)."""
 
 LINE_EVERY_S = 30.0
+SLOW_PERIOD_S = 600.0
+"""A case may take minutes: its rate is that of so long a time."""
 
 _SEQUENCE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
@@ -75,8 +77,20 @@ class Terminal:
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Print a line beside the answer."""
-        print(clean(text), file=sys.stderr, flush=True)
+        """Print a line beside the answer, broken between words where a terminal is narrower."""
+        self._print_prose(text, sys.stderr)
+
+    def prose(self, text: str) -> None:
+        """Print an answer that is text to read, in the same way."""
+        self._print_prose(text, sys.stdout)
+
+    def _print_prose(self, text: str, stream: IO[str]) -> None:
+        if not self.rich_on(stream):
+            print(clean(text), file=stream, flush=True)
+            return
+        from rich.text import Text
+
+        self.console(stream).print(Text(clean(text)))
 
     def remark(self, text: str) -> None:
         """Print a note, unless quiet."""
@@ -121,6 +135,23 @@ class Terminal:
         ]
         return "\n".join([title, *(f"  {line}" for line in lines)])
 
+    def show_table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Print rows of a name and a value on stderr: a table on a terminal, aligned lines elsewhere."""
+        if not rows:
+            return
+        if not self.rich_on(sys.stderr):
+            self.note(self.rows(title, rows))
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left", show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        for name, value in rows:
+            table.add_row(Text(clean(name)), Text(clean(value)))
+        self.console(sys.stderr).print(table)
+
     @contextlib.contextmanager
     def meter(self, label: str, unit: Unit) -> Iterator[Advance]:
         """Show progress on stderr: a bar on a terminal, a line every 30 seconds elsewhere."""
@@ -136,7 +167,9 @@ class Terminal:
     def _bar(self, label: str, unit: Unit) -> Iterator[Advance]:
         from rich.progress import Progress
 
-        with Progress(*_columns(unit), console=self.console(sys.stderr), transient=True) as progress:
+        period = SLOW_PERIOD_S if unit == "cases" else LINE_EVERY_S
+        console = self.console(sys.stderr)
+        with Progress(*_columns(unit), console=console, transient=True, speed_estimate_period=period) as progress:
             row = progress.add_task(label, total=None)
             yield lambda done, total: progress.update(row, completed=done, total=total)
 
@@ -145,6 +178,7 @@ def _columns(unit: Unit) -> list[ProgressColumn]:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
+        MofNCompleteColumn,
         SpinnerColumn,
         TextColumn,
         TimeElapsedColumn,
@@ -157,7 +191,28 @@ def _columns(unit: Unit) -> list[ProgressColumn]:
         return [SpinnerColumn(), label, TextColumn("{task.completed} tokens"), TimeElapsedColumn()]
     if unit == "bytes":
         return [label, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    if unit == "cases":
+        return [label, BarColumn(), MofNCompleteColumn(), _rate_column(), TimeElapsedColumn(), TimeRemainingColumn()]
     return [label, BarColumn(), TextColumn(f"{{task.completed}} {unit}"), TimeElapsedColumn()]
+
+
+def _rate_column() -> ProgressColumn:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_rate(task.finished_speed or task.speed))
+
+    return Rate()
+
+
+def _rate(per_second: float | None) -> str:
+    return f"{60 * per_second:.1f}/min" if per_second else ""
+
+
+def _left(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 class _LineMeter:
@@ -168,12 +223,18 @@ class _LineMeter:
         self._label = label
         self._unit = unit
         self._last = time.monotonic()
+        self._done = 0
 
     def __call__(self, done: int, total: int | None) -> None:
-        if time.monotonic() - self._last < LINE_EVERY_S:
+        seconds = time.monotonic() - self._last
+        if seconds < LINE_EVERY_S:
             return
-        self._last = time.monotonic()
-        self._terminal.note(f"{self._label}: {done}{f' of {total}' if total else ''} {self._unit}")
+        rate = (done - self._done) / seconds
+        self._last, self._done = time.monotonic(), done
+        parts = [f"{self._label}: {done}{f' of {total}' if total else ''} {self._unit}", _rate(rate)]
+        if total and rate:
+            parts.append(f"about {_left((total - done) / rate)} left")
+        self._terminal.note(", ".join(part for part in parts if part))
 
 
 class TextReply:
