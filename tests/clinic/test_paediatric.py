@@ -110,7 +110,7 @@ def test_the_table_is_sound() -> None:
         for name in MEASURED:
             limits = band.limits[name]
             assert limits.extreme[0] <= limits.range[0] < limits.range[1] <= limits.extreme[1]
-    assert set(load_rules("paediatric")["consciousness"]) == set("CVPU")
+    assert set(load_rules("paediatric")["consciousness"]) == {*"CVPU", "CVPU"}
 
 
 def test_fever_is_urgent_earlier_in_the_young() -> None:
@@ -167,6 +167,8 @@ def test_values_are_converted_and_read_from_text() -> None:
     assert found(checked(fahrenheit)).urgency == "emergency"
     text = make_case(patient={"age": {"value": 2}}, narrative="Crying. HR 175 on arrival.")
     assert [(row.name, row.urgency) for row in found(checked(text)).out_of_range] == [("pulse", "emergency")]
+    drowsy = make_case(patient={"age": {"value": 2}}, narrative="He is drowsy. HR 110.")
+    assert [(row.value, row.urgency) for row in found(checked(drowsy)).out_of_range] == [("CVPU", "urgent")]
 
 
 def test_only_the_newest_values_count() -> None:

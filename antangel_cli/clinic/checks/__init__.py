@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.checks.consistency import contradictions
 from antangel_cli.clinic.checks.drugs.conflicts import medication_conflicts
 from antangel_cli.clinic.checks.injection import injection_suspected
 from antangel_cli.clinic.checks.news2 import Score, moment, news2, unread_words
@@ -66,6 +67,9 @@ class Checks:
         }
 
 
+_PLACES = {"fact_id": "path", "other_fact_id": "other"}
+
+
 def facts_to_use(case: Case, accept_implausible: bool = False) -> tuple[Fact, ...]:
     """The facts a model is told: all, but for impossible measurements that are not accepted."""
     rows = facts(case)
@@ -108,6 +112,7 @@ def _warnings(case: Case, read: Measured) -> Iterator[dict[str, Any]]:
             if m.time is not None and moment(m.time) is None:
                 yield {"code": "time_unclear", "path": f"{part}[{i}]"}
     yield from warnings(case, read)
+    yield from contradictions(case, facts(case), read)
     yield from _identifiers(facts(case))
 
 
@@ -123,8 +128,15 @@ def _worded(found: Iterator[dict[str, Any]], rows: Sequence[Fact], chinese: bool
 
 
 def _with_fact(entry: dict[str, Any], rows: Sequence[Fact]) -> dict[str, Any]:
-    fact_id = next((fact.id for fact in rows if fact.path == entry.get("path")), None)
-    return {**entry, "fact_id": fact_id} if fact_id else entry
+    """The entry with the facts of its `path`, and of the `other` that it stands against."""
+    found = {key: _fact_at(entry.get(place), rows) for key, place in _PLACES.items()}
+    return {**entry, **{key: fact_id for key, fact_id in found.items() if fact_id}}
+
+
+def _fact_at(path: str | None, rows: Sequence[Fact]) -> str | None:
+    """The fact at a path; all fields of the patient are one fact."""
+    place = "patient" if path and path.startswith("patient.") else path
+    return next((fact.id for fact in rows if fact.path == place), None)
 
 
 def _without_code(conversion: dict[str, Any], rows: Sequence[Fact]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ MEASURED = ("respiratory_rate", "spo2", "systolic_bp", "pulse", "temperature")
 PARAMETERS = (*MEASURED, "consciousness")
 BY_AGE = frozenset({"respiratory_rate", "systolic_bp", "pulse"})
 """What is normal in a child and not in an adult."""
+NOT_ALERT = "CVPU"
+"""What free text says of a patient who is not alert: one of these levels."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _out_of_range(case: Case, band: Band, newest: Sequence[Observation], ids: di
 
 
 def _not_alert(case: Case, o: Observation, fact_id: str) -> Iterator[OutOfRange]:
-    level = next(acvpu(m) for i, m in enumerate(case.vitals) if f"vitals[{i}]" == o.path)
-    urgency = load_rules("paediatric")["consciousness"].get(level)
-    if level and urgency:
-        yield OutOfRange(o.parameter, level, None, None, None, fact_id, urgency)
+    level = next((acvpu(m) for i, m in enumerate(case.vitals) if f"vitals[{i}]" == o.path), None)
+    if not o.value:
+        urgency = load_rules("paediatric")["consciousness"][level or NOT_ALERT]
+        yield OutOfRange(o.parameter, level or NOT_ALERT, None, None, None, fact_id, urgency)

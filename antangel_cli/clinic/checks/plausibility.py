@@ -32,7 +32,7 @@ def set_aside(values: Sequence[Value]) -> tuple[dict[str, Any], ...]:
 
 
 def warnings(case: Case, measured: Measured) -> Iterator[dict[str, Any]]:
-    """Extreme values, pressures that contradict each other, and a patient who contradicts themself."""
+    """Extreme values, and an age that nobody reaches."""
     gone = impossible(measured.values)
     for v in measured.values:
         if v not in gone and not v.quantity.unusual[0] <= v.value <= v.quantity.unusual[1]:
@@ -42,19 +42,8 @@ def warnings(case: Case, measured: Measured) -> Iterator[dict[str, Any]]:
                 "quantity": v.quantity.id,
                 "value": f"{v.value:.6g}{_unit(v.quantity)}",
             }
-    yield from _pressures(measured.values)
-    pregnancy = case.patient.pregnancy
-    if case.patient.sex_at_birth == "male" and pregnancy and pregnancy.status in ("pregnant", "postpartum"):
-        yield {"code": "pregnant_male", "path": "patient.pregnancy"}
     if case.patient.age and case.patient.age.years > OLDEST_YEARS:
         yield {"code": "age_impossible", "path": "patient.age"}
-
-
-def _pressures(values: Sequence[Value]) -> Iterator[dict[str, Any]]:
-    systolic = [v for v in values if v.quantity.id == "systolic_bp"]
-    diastolic = [v for v in values if v.quantity.id == "diastolic_bp"]
-    if len(systolic) == len(diastolic) == 1 and 0 < systolic[0].value <= diastolic[0].value:
-        yield {"code": "pressures_swapped", "path": diastolic[0].path}
 
 
 def usable_facts(rows: Sequence[Fact], aside: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:

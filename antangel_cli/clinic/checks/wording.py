@@ -36,6 +36,32 @@ WARNINGS: dict[str, tuple[str, str]] = READER_WARNINGS | {
     "time_unclear": ("{path} has a time without a clear day and hour", "{path}的时间不明确"),
     "extreme": ("{path} is extreme: {value}", "{path}为极端值：{value}"),
     "pressures_swapped": ("systolic pressure is not above diastolic", "收缩压不高于舒张压"),
+    "range_reversed": ("the reference range of {path} is upside down", "{path}的参考范围上下限颠倒"),
+    "flag_contradicts": ("the flag of {path} does not go with its reference range", "{path}的标志与参考范围不符"),
+    "pregnancy_age": (
+        "{path} states a pregnancy at an age at which none is expected",
+        "{path}记录了妊娠，但年龄不在常见范围",
+    ),
+    "pregnancy_told_male": ("{path} states a pregnancy, and the patient is male", "{path}提及妊娠，但患者为男性"),
+    "growth_for_age": ("{path} is hardly possible at this age", "{path}与年龄极不相符"),
+    "time_before_birth": ("{path} has a time before birth, by the age given", "按所给年龄，{path}的时间早于出生"),
+    "time_in_future": ("{path} has a time in the future", "{path}的时间在未来"),
+    "consciousness_contradicts": (
+        "the level of consciousness in {path} does not go with the Glasgow coma score in {other}",
+        "{path}的意识状态与{other}的格拉斯哥昏迷评分不符",
+    ),
+    "values_differ": ("{path} and {other} differ at the same time", "{path}与{other}同一时间数值不同"),
+    "present_and_absent": (
+        "{path} and {other} state one finding as present and as absent",
+        "{path}与{other}对同一项有无矛盾",
+    ),
+    "negated_twice": ("{path} is negated by its words and by its status", "{path}的文字与状态双重否定"),
+    "medication_contradicts": (
+        "{path} and {other} are one drug, stopped and active",
+        "{path}与{other}为同一药物，一为停用一为在用",
+    ),
+    "age_differs": ("{path} states another age than patient.age", "{path}所述年龄与patient.age不同"),
+    "sex_differs": ("{path} states another sex than patient.sex_at_birth", "{path}所述性别与patient.sex_at_birth不同"),
     "pregnant_male": ("pregnancy is recorded for a male", "男性记录了妊娠"),
     "age_impossible": ("the age is above 125 years; no rule uses it", "年龄超过125岁，未用于规则"),
     "identifier_in_text": (

@@ -1,0 +1,162 @@
+"""Contradictions in the words of a case: among its entries, and between its text and its fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import product
+from typing import Any
+
+from antangel_cli.clinic.case import Case, Medication
+from antangel_cli.clinic.checks.drugs.allergies import denied_in, stated_in
+from antangel_cli.clinic.checks.drugs.names import drugs_in, resolve_allergen
+from antangel_cli.clinic.checks.statements import asserted, statements
+from antangel_cli.clinic.checks.text_folding import folded, folded_name
+from antangel_cli.clinic.facts import Fact, sentences
+from antangel_cli.clinic.rules import load_rules
+
+Found = Iterator[dict[str, Any]]
+
+_RULES = load_rules("consistency")
+_DRUG_WORDS = load_rules("drugs/words")
+_SAME: dict[str, str] = {folded_name(name): names[0] for names in _RULES["findings"]["same"] for name in names}
+
+
+def contradictions_in_words(case: Case, rows: Sequence[Fact]) -> Found:
+    """Every contradiction that takes reading words; the warnings name fields and never the words."""
+    for rule in _RULES_OF_WORDS:
+        yield from rule(case, rows)
+
+
+@cache
+def _pattern(part: str, name: str) -> re.Pattern[str]:
+    return re.compile(_RULES[part][name])
+
+
+def _present_and_absent(case: Case, rows: Sequence[Fact]) -> Found:
+    """The same finding present and absent, within one list: a past one may have gone."""
+    for part in ("findings", "history", "social", "procedures"):
+        seen: dict[str, tuple[str, bool]] = {}
+        for i, entry in enumerate(getattr(case, part)):
+            if entry.status == "unknown":
+                continue
+            path, (key, negated) = f"{part}[{i}]", _key(entry.text)
+            absent = entry.status == "absent"
+            if negated and absent:
+                yield {"code": "negated_twice", "path": path}
+                continue
+            first, gone = seen.setdefault(key, (path, negated or absent))
+            if gone != (negated or absent):
+                yield {"code": "present_and_absent", "path": path, "other": first}
+
+
+def _key(text: str) -> tuple[str, bool]:
+    """What a finding is about, under one name, and whether its words negate it."""
+    plain = folded(text).strip(" .,;:。，；：")
+    rest = _pattern("findings", "negation").sub("", plain, count=1).strip()
+    key = folded_name(rest or plain)
+    return _SAME.get(key, key), bool(rest) and rest != plain
+
+
+def _allergies(case: Case, rows: Sequence[Fact]) -> Found:
+    """An allergy beside a statement that there are none; `no drug allergies` leaves those to food."""
+    named = [(f"allergies[{i}]", a.substance) for i, a in enumerate(case.allergies) if not _is_none(a.substance)]
+    others = [fact for fact in rows if fact.kind not in ("family", "allergy")]
+    if case.no_known_allergies:
+        told = [fact.path for fact in others if any(stated_in(fact.text, fact.id))]
+        for path in [path for path, _ in named] + told:
+            yield {"code": "allergies_contradict", "path": path}
+        return
+    denial = next((fact.path for fact in others if denied_in(fact.text)), None)
+    for path, substance in named:
+        if denial and resolve_allergen(substance):
+            yield {"code": "allergies_contradict", "path": path, "other": denial}
+
+
+def _is_none(substance: str) -> bool:
+    return bool(re.fullmatch(_DRUG_WORDS["allergy"]["none"], folded(substance).strip(" .")))
+
+
+def _medications(case: Case, rows: Sequence[Fact]) -> Found:
+    """One drug active and stopped, where its dose and route do not tell two courses apart."""
+    listed = [(f"medications[{i}]", m) for i, m in enumerate(case.medications)]
+    active, stopped = ([(p, m) for p, m in listed if m.status == status] for status in ("active", "stopped"))
+    for (path, old), (other, new) in product(stopped, active):
+        if _drug(old) == _drug(new) and not (_differ(_dose(old), _dose(new)) or _differ(old.route, new.route)):
+            yield {"code": "medication_contradicts", "path": path, "other": other}
+
+
+def _drug(medication: Medication) -> frozenset[str]:
+    known = frozenset(mention.drug.id for mention in drugs_in(medication.text))
+    return known or frozenset([folded_name(medication.text)])
+
+
+def _dose(medication: Medication) -> str:
+    return " ".join(re.findall(r"\d+(?:\.\d+)?", folded(f"{medication.text} {medication.dose or ''}")))
+
+
+def _differ(first: str | None, second: str | None) -> bool:
+    return bool(first and second) and folded(first or "") != folded(second or "")
+
+
+def _pregnancy_told(case: Case, rows: Sequence[Fact]) -> Found:
+    """A pregnancy in the text, or a positive test, of a male, or of somebody of no such age."""
+    age, male = case.patient.age, case.patient.sex_at_birth == "male"
+    least, most = _RULES["pregnancy"]["ages"]
+    code = "pregnancy_told_male" if male else "pregnancy_age" if age and age.years > most else None
+    if code and not (age and age.years < least):
+        for path in dict.fromkeys(_pregnancies(case, rows)):
+            yield {"code": code, "path": path}
+
+
+def _pregnancies(case: Case, rows: Sequence[Fact]) -> Iterator[str]:
+    paths = {fact.id: fact.path for fact in rows if fact.kind != "patient"}
+    patterns = (_DRUG_WORDS["pregnancy"]["stated"], _RULES["pregnancy"]["test_positive"])
+    for sentence in statements(rows):
+        told = any(asserted(sentence, pattern) for pattern in patterns)
+        if told and not sentence.background and not _pattern("pregnancy", "others").search(sentence.text):
+            yield paths[sentence.fact_id]
+    for i, m in enumerate(case.labs):
+        positive = _pattern("pregnancy", "positive").search(folded(str(m.value)).strip())
+        if positive and _pattern("pregnancy", "test").search(folded(m.name)):
+            yield f"labs[{i}]"
+
+
+def _patient(case: Case, rows: Sequence[Fact]) -> Found:
+    """Another age or sex in the first sentence of complaint or narrative than in the fields."""
+    for part in ("chief_complaint", "narrative"):
+        first = folded(next(sentences(getattr(case, part) or ""), ""))
+        if not first or _pattern("stated", "relatives").search(first):
+            continue
+        if _other_age(case, first):
+            yield {"code": "age_differs", "path": f"{part}#0"}
+        if _other_sex(case, first):
+            yield {"code": "sex_differs", "path": f"{part}#0"}
+
+
+def _other_age(case: Case, text: str) -> bool:
+    if case.patient.age is None:
+        return False
+    for name, years, apart in (("years", 1, 2), ("months", 12, 3)):
+        match = _pattern("stated", name).search(text)
+        if match:
+            told = next(int(digits) for digits in match.groups() if digits)
+            return abs(int(case.patient.age.years * years) - told) >= apart
+    return False
+
+
+def _other_sex(case: Case, text: str) -> bool:
+    male, female = (bool(_pattern("stated", name).search(text)) for name in ("male", "female"))
+    if male == female:
+        return False
+    return case.patient.sex_at_birth == ("female" if male else "male")
+
+
+_RULES_OF_WORDS: tuple[Callable[[Case, Sequence[Fact]], Found], ...] = (
+    _present_and_absent,
+    _allergies,
+    _medications,
+    _pregnancy_told,
+    _patient,
+)
