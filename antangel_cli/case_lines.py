@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Protocol
 
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.readers import read_case
@@ -14,7 +14,14 @@ from antangel_cli.lines import LONG, Line
 from antangel_cli.outcome import describe
 
 ID_FORM = "Use 1 to 64 letters, digits, dots, dashes or underscores."
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Seen(Protocol):
+    """The ids that have come: a set, or a smaller thing."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+    def add(self, name: str, /) -> None: ...
 
 
 class BadLineError(Exception):
@@ -26,41 +33,54 @@ class BadLineError(Exception):
         self.reason = reason
 
 
-def read_line(line: Line, input_format: str, seen: set[str], redact: bool = False) -> Case:
+def read_line(line: Line, input_format: str, seen: Seen, redact: bool = False) -> Case:
     """The case of a line: a case, a FHIR resource, a Phenopacket, `{"id", "case"}`, or, when asked for, text.
 
     Adds its id to `seen`; what comes without an id of its own, or with one that may identify, is `line-N`.
 
     Raises BadLineError.
     """
-    data = (line.data or b"").removeprefix(b"\xef\xbb\xbf")
-    if len(data) > LONG:
-        raise _bad(None, f"Line {line.number} is longer than 1 MiB.", "Shorten the case.", "too_long")
+    name = f"line-{line.number}"
     if input_format == "text":
-        return _read(data, "text", None, f"line-{line.number}", redact)
-    content = _object(data, line.number)
-    wrapped = set(content) == {"id", "case"}
-    case_id = _id(content) if wrapped or not _foreign(content) else None
-    if case_id in seen:
-        raise _bad(case_id, f"Line {line.number} repeats an id.", "Give each case its own.", "duplicate_id")
+        case_id, content, wrapped = None, {}, False
+    else:
+        content = parse_object(line)
+        wrapped = set(content) == {"id", "case"}
+        case_id = _id(content) if wrapped or not _foreign(content) else None
+    require_new(case_id or name, line.number, seen)
     if wrapped:
         case = _unwrapped(content, case_id, line.number, redact)
     else:
-        case = _read(data, input_format, case_id, f"line-{line.number}", redact)
+        case = _read(line_data(line), input_format, case_id, name, redact)
     seen.add(case.id)
     return case
 
 
-def _object(data: bytes, number: int) -> dict[str, Any]:
+def line_data(line: Line) -> bytes:
+    """A line's bytes, without a byte order mark. Raises BadLineError above 1 MiB."""
+    data = (line.data or b"").removeprefix(b"\xef\xbb\xbf")
+    if len(data) > LONG:
+        raise _bad(None, f"Line {line.number} is longer than 1 MiB.", "Shorten the case.", "too_long")
+    return data
+
+
+def require_new(case_id: str, number: int, seen: Seen) -> None:
+    """Refuse an id that has come before. Raises BadLineError."""
+    if case_id in seen:
+        raise _bad(case_id, f"Line {number} repeats an id.", "Give each case its own.", "duplicate_id")
+
+
+def parse_object(line: Line) -> dict[str, Any]:
+    """The JSON object on a line, each key once. Raises BadLineError."""
     try:
-        content = json.loads(data, object_pairs_hook=_once)
+        content = json.loads(line_data(line), object_pairs_hook=_once)
     except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content
     raise _bad(
         None,
-        f"Line {number} is no JSON object, or repeats a key.",
+        f"Line {line.number} is no JSON object, or repeats a key.",
         "Put one case on each line, each key once.",
         "bad_json",
     )
@@ -77,7 +97,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _id(content: dict[str, Any]) -> str | None:
     """The id, when it has the form of one: anything else may be a patient's words and is not repeated."""
     found = content.get("id")
-    return found if isinstance(found, str) and _ID.fullmatch(found) else None
+    return found if isinstance(found, str) and ID.fullmatch(found) else None
 
 
 def _foreign(content: dict[str, Any]) -> bool:

@@ -12,7 +12,11 @@ from typing import Any
 
 from antangel_cli.announce import announce, opened, print_stats
 from antangel_cli.auditing import audited
-from antangel_cli.batch import AUTO_CONCURRENCY, Batch
+from antangel_cli.batch import AUTO_CONCURRENCY
+from antangel_cli.batching.output import Stream
+from antangel_cli.batching.run import Batch
+from antangel_cli.batching.starter import Starter
+from antangel_cli.batching.tally import headline
 from antangel_cli.case_lines import BadLineError, read_line
 from antangel_cli.cases import diagnose_options
 from antangel_cli.clinic.errors import InputError
@@ -96,11 +100,12 @@ def _answer(
         open_lines(options.results or os.devnull, options.force) as write,
         opened(settings, terminal, settings.lang == "zh", concurrency) as model,
     ):
-        take = _taker(evaluation, write)
-        asked = diagnose_options(settings, CaseOptions())
-        code = Batch(asked, CaseOptions(), BatchOptions(), terminal, take, model, concurrency, audit).run(stream)
+        starter = Starter(settings, diagnose_options(settings, CaseOptions()), CaseOptions(), model, requests=False)
+        take = Stream(_taker(evaluation, write))
+        summary = Batch(starter, BatchOptions(), terminal, take, concurrency, audit).run(stream)
+        terminal.remark(headline(summary))
         print_stats(settings, terminal, model)
-    return code
+    return int(summary["exit_code"])
 
 
 def _taker(evaluation: Evaluation, write: Write) -> Write:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
-from antangel_cli.errors import RejectedError, UsageError
+from antangel_cli.errors import BusyError, RejectedError, UsageError
 
 STDIN = "-"
 MOST_BYTES = 64 << 20
@@ -65,6 +66,13 @@ def require_writable(output: str | None, force: bool) -> None:
         raise _exists(path)
 
 
+def require_appendable(output: str) -> None:
+    """Refuse an output that cannot be gone on with: no file, or in no folder. Raises UsageError."""
+    require_writable(output, force=True)
+    if _is_device(Path(output)):
+        raise UsageError(f"{output} is no file.", "Name a file, or use --skip-done.")
+
+
 def _exists(path: Path) -> UsageError:
     return UsageError(f"{path} exists already.", "Name another file, or overwrite it with --force.", code="exists")
 
@@ -90,7 +98,7 @@ def write_whole(output: str, content: str | bytes, force: bool) -> None:
             _move(aside, path, force)
         finally:
             aside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
 
@@ -123,7 +131,8 @@ def _move(aside: Path, path: Path, force: bool) -> None:
         aside.replace(path)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make sure that what was renamed in a folder is on disk under its new name."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -136,26 +145,43 @@ def _sync_folder(folder: Path) -> None:
 def open_lines(output: str | None, force: bool) -> Iterator[Callable[[str], None]]:
     """Something that writes a line and flushes it: to stdout, or to a file that only its owner reads."""
     if output is None or output == STDIN:
-        yield _writer(sys.stdout)
+        yield _writer(sys.stdout, "stdout")
         return
     with _open_new(Path(output), force) as file:
-        yield _writer(file)
+        yield _writer(file, output)
 
 
 def _open_new(path: Path, force: bool) -> TextIO:
     flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force or _is_device(path) else os.O_EXCL)
     try:
-        return os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
+        file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
+    if not _is_device(path):
+        lock(file, path)
+    return file
 
 
-def _writer(stream: TextIO) -> Callable[[str], None]:
+def lock(file: IO[Any], path: Path) -> None:
+    """Make a file of lines ours alone until it is closed. Raises BusyError where another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise BusyError(f"Another process writes {path}.", "Wait until it ends.") from None
+
+
+def _writer(stream: TextIO, place: str) -> Callable[[str], None]:
     def write(line: str) -> None:
-        stream.write(f"{line}\n")
-        stream.flush()
+        try:
+            stream.write(f"{line}\n")
+            stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            remedy = "Make room, or choose another place."
+            raise UsageError(f"{place} cannot be written: {error.strerror}.", remedy) from None
 
     return write
 

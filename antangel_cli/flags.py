@@ -157,6 +157,9 @@ ANSWERING = Group(
         ),
     ),
 )
+DOSES = _flag(
+    bool, "--doses", help="Show the doses that the model names, marked as unchecked, where that is allowed."
+)
 CASES = Group(
     "Case",
     (
@@ -195,6 +198,12 @@ CONVERSATION = Group(
     (
         _flag(str, "--case", help="Talk about this case.", metavar="FILE"),
         _flag(str, "--system", help="Add to the model's instructions.", metavar="TEXT"),
+        _flag(str, "--system-file", help="Add a file's text to the model's instructions.", metavar="FILE"),
+        _flag(str, "--session", help="Open this session, or make it; each turn is kept in it.", metavar="NAME"),
+        _flag(bool, "--resume", help="Go on with the session that was kept last."),
+        _flag(bool, "--history", help="Keep every conversation in a session of its own."),
+        _flag(bool, "--vi", help="Edit messages with vi's keys."),
+        DOSES,
     ),
 )
 LINES = Group(
@@ -202,8 +211,15 @@ LINES = Group(
     (
         _flag(str, "--concurrency", help="Cases at once.", metavar="auto|N"),
         _flag(bool, "--unordered", help="Write each result when it is done, not in input order."),
+        _flag(bool, "--resume", help="Go on with -o FILE: what it has is kept, errors are tried again."),
+        _flag(str, "--skip-done", help="Leave out what this output has, as for: ... >> FILE.", metavar="FILE"),
+        _flag(
+            str, "--fingerprint-key", help="The key of the fingerprints, to share between machines.", metavar="FILE"
+        ),
         _flag(int, "--max-errors", help="Stop reading after this many errors.", metavar="N"),
         _flag(bool, "--fail-fast", help="Stop reading at the first error."),
+        _flag(str, "--errors", help="Write a copy of every error record to this file.", metavar="FILE"),
+        _flag(str, "--summary", help="Write counts, rates and times as JSON to this file.", metavar="FILE"),
         _flag(int, "--limit", help="Only the first N lines.", metavar="N"),
         _flag(bool, "--dry-run", help="Read and check every line; no model."),
     ),

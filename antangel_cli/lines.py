@@ -18,7 +18,7 @@ LONGEST = 4 << 20
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the input, without its end. `data` is None when it was longer than 4 MiB."""
+    """One line of the input, without its end. `data` is None when it is longer than 4 MiB."""
 
     number: int
     data: bytes | None = field(repr=False)
@@ -30,7 +30,10 @@ class Line:
 
 
 class Lines:
-    """Reads lines without holding up what is in flight: `next` returns None when none has come in time."""
+    """Reads lines without holding up what is in flight: `next` returns None when none has come in time.
+
+    A line of more than 4 MiB is given out as soon as it is known to be one: its end may never come.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -61,7 +64,7 @@ class Lines:
     def _take(self, chunk: bytes) -> None:
         if not chunk:
             self._ended = True
-            if self._part or self._too_long:
+            if self._part:
                 self._finish()
             return
         *whole, rest = chunk.split(b"\n")
@@ -71,18 +74,22 @@ class Lines:
         self._extend(rest)
 
     def _extend(self, piece: bytes) -> None:
-        if len(self._part) + len(piece) > LONGEST:
+        if self._too_long:
+            return
+        self._part += piece
+        if len(self._part) > LONGEST:
             self._too_long = True
-            self._part.clear()
-        if not self._too_long:
-            self._part += piece
+            self._give(None)
 
     def _finish(self) -> None:
+        if not self._too_long:
+            self._give(bytes(self._part).removesuffix(b"\r"))
+        self._too_long = False
+
+    def _give(self, data: bytes | None) -> None:
         self._number += 1
-        data = None if self._too_long else bytes(self._part).removesuffix(b"\r")
         self._ready.append(Line(self._number, data))
         self._part.clear()
-        self._too_long = False
 
 
 def _descriptor(stream: BinaryIO) -> int | None:

@@ -32,13 +32,18 @@ class CaseOptions:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """Order and bounds of a batch."""
+    """Order and bounds of a batch, what of an earlier one it goes on with, and what it writes beside its output."""
 
     unordered: bool = False
     max_errors: int | None = None
     fail_fast: bool = False
     limit: int | None = None
     dry_run: bool = False
+    resume: bool = False
+    skip_done: str | None = None
+    fingerprint_key: str | None = None
+    errors: str | None = None
+    summary: str | None = None
 
     @classmethod
     def of(cls, flags: Mapping[str, Any]) -> BatchOptions:
@@ -49,6 +54,25 @@ class BatchOptions:
     def errors_allowed(self) -> int | None:
         """How many errors stop the reading; None: any number."""
         return 1 if self.fail_fast else self.max_errors
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What a chat is about, what is added to the instructions, and where it is kept, if anywhere."""
+
+    case: str | None = None
+    system: str | None = None
+    system_file: str | None = None
+    session: str | None = None
+    resume: bool = False
+    history: bool = False
+    vi: bool = False
+    doses: bool = False
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any]) -> ChatOptions:
+        """Take the options out of the flags that were given."""
+        return _of(cls, flags)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-PER_RUN = frozenset({"run_id", "created", "provenance.timings"})
-"""What differs between runs by nature: numbers, moments and rates."""
+PER_RUN = frozenset({"run_id", "created", "provenance.timings", "fingerprint"})
+"""What differs between runs by nature: numbers, moments and rates; and what a line of a batch says about its run."""
 
 _ABSENT = object()
 

@@ -97,15 +97,23 @@ def result_schema() -> Schema:
         provenance=_provenance(),
         error=_or_null(_ERROR),
     )
-    envelope["properties"] |= {"reasoning": _TEXT}
+    envelope["properties"] |= {"reasoning": _TEXT, "fingerprint": _fingerprint()}
     failed = _object(
         schema={"const": result.SCHEMA_ID}, id=_or_null(_TEXT), line=_INTEGER, status={"const": "error"}, error=_ERROR
     )
+    failed["properties"] |= {"fingerprint": _fingerprint()}
     return {"$schema": DRAFT, "$id": result.SCHEMA_ID, "title": "Result", "anyOf": [envelope, failed]}
 
 
 def _fact() -> Schema:
     return _object(id=_FACT_ID, kind=_TEXT, text=_TEXT, path=_TEXT, absent=_BOOLEAN, source=_or_null(_TEXT))
+
+
+def _fingerprint() -> Schema:
+    """Of a line of a batch: an HMAC of each thing that the result depends on."""
+    part = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
+    settings = dict.fromkeys(("key", "model", "prompt", "schema", "rules", "sampling", "options"), part)
+    return _object(**settings, input={"type": "string", "pattern": "^[0-9a-f]{32}$"})
 
 
 def _agreement() -> Schema:

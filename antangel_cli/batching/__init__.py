@@ -1,0 +1,1 @@
+"""A batch: lines in, lines out, many in flight; and an output that can be gone on with."""
