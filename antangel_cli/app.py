@@ -110,11 +110,12 @@ def start(
 
 
 @command(app, CONVERSATION, MODEL, MACHINE)
-def chat(settings: Settings, case: str | None, system: str | None) -> int:
+def chat(settings: Settings, **flags: Any) -> int:
     """Talk with the model."""
     from antangel_cli.chat import chat as run
+    from antangel_cli.options import ChatOptions
 
-    return run(settings, case, system)
+    return run(settings, ChatOptions.of(flags))
 
 
 @command(app, MODEL, MACHINE)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from antangel_cli.clinic.audit import AuditError, Entry, append, key, require_writable
 from antangel_cli.clinic.model import Model
 from antangel_cli.clinic.rules import rules_provenance
 from antangel_cli.errors import BROKEN_PIPE, INTERRUPTED, PolicyError
-from antangel_cli.options import CaseOptions
+from antangel_cli.options import CaseOptions, ChatOptions
 from antangel_cli.outcome import OutputClosedError, describe
 from antangel_cli.settings import Settings
 from antangel_cli.terminal import Terminal
+
+Options = CaseOptions | ChatOptions
 
 OVERRIDING = ("accept_implausible", "doses", "redact")
 """The flags that set a check aside, or show what is withheld otherwise."""
@@ -27,7 +29,7 @@ class Audit:
     """Writes the lines of one run. Where it cannot: a warning, once, or PolicyError where the log is required."""
 
     def __init__(
-        self, settings: Settings, terminal: Terminal, command: str, options: CaseOptions | None = None
+        self, settings: Settings, terminal: Terminal, command: str, options: Options | None = None
     ) -> None:
         self.written = 0
         self._required = settings.audit_required
@@ -57,14 +59,17 @@ class Audit:
             fired=fired(record.get("checks") or {}),
         )
 
-    def reply(self, question: str, output: str, model: Model, flags: Sequence[Mapping[str, Any]]) -> None:
-        """The line of one reply in free text; `flags` are the red flags in what was asked."""
+    def reply(
+        self, question: str, output: str, model: Model, checks: Mapping[str, Any], system: str | None = None
+    ) -> None:
+        """The line of one reply in free text; `system` is what was added to the instructions."""
         self.write(
             0,
             input_hmac=_keyed(question),
             output_hash=_hash(output),
             model_hash=model.provenance.get("weights"),
-            fired=tuple(f"red_flag:{flag['rule']}" for flag in flags),
+            system_hmac=_keyed(system) if system else None,
+            fired=fired(checks),
         )
 
     def write(self, exit_code: int, **said: Any) -> None:
@@ -87,7 +92,7 @@ class Audit:
 
 @contextlib.contextmanager
 def audited(
-    settings: Settings, terminal: Terminal, command: str, options: CaseOptions | None = None
+    settings: Settings, terminal: Terminal, command: str, options: Options | None = None
 ) -> Iterator[Audit]:
     """The audit of one run: what ends it early leaves a line with the exit code. Raises PolicyError."""
     audit = Audit(settings, terminal, command, options)
@@ -134,7 +139,7 @@ def _hash(text: str) -> str:
 
 
 def _keyed(text: str) -> str | None:
-    """The HMAC of a question: a plain hash of a short text could be guessed."""
+    """The HMAC of what somebody wrote: a plain hash of a short text could be guessed."""
     try:
         return hmac.new(key(), text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
     except AuditError:

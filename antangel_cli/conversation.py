@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from antangel_cli.clinic.dose import withhold_doses
 from antangel_cli.clinic.model import Finish, Model, Sampling, Task, Turn
 from antangel_cli.errors import RejectedError
 from antangel_cli.settings import Settings
@@ -14,7 +13,7 @@ from antangel_cli.settings import Settings
 
 @dataclass(frozen=True)
 class Generated:
-    """A reply: its text, how it ended, and what it took."""
+    """A reply: its text, how it ended, and what it took; `reused_tokens` of its prompt were not computed again."""
 
     text: str = field(repr=False)
     finish: Finish
@@ -22,6 +21,7 @@ class Generated:
     prompt_tokens: int
     ttft_s: float | None
     seconds: float
+    reused_tokens: int | None = None
 
     @property
     def rate(self) -> float | None:
@@ -31,29 +31,29 @@ class Generated:
 
 
 class DoseFilter:
-    """Passes a reply on a line at a time, its doses withheld: a dose may come in several pieces."""
+    """Passes a reply on a line at a time, as `shown` makes each: a dose may come in several pieces."""
 
-    def __init__(self, on_text: Callable[[str], None], chinese: bool) -> None:
+    def __init__(self, on_text: Callable[[str], None], shown: Callable[[str], str]) -> None:
         self._on_text = on_text
-        self._chinese = chinese
+        self._shown = shown
         self._line = ""
 
     def feed(self, text: str) -> None:
         """Take a piece; pass on the lines it completes."""
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            self._on_text(f"{withhold_doses(line, self._chinese)}\n")
+            self._on_text(f"{self._shown(line)}\n")
 
     def finish(self) -> None:
         """Pass the last line on."""
         if self._line:
-            self._on_text(withhold_doses(self._line, self._chinese))
+            self._on_text(self._shown(self._line))
         self._line = ""
 
 
 def sampling_of(settings: Settings, seed: int | None = None) -> Sampling:
-    """How free text is sampled; seed 0 unless the settings or the caller name another."""
-    chosen = settings.seed if settings.seed is not None else seed
+    """How free text is sampled: with this seed, else that of the settings, else 0."""
+    chosen = seed if seed is not None else settings.seed
     return Sampling(settings.temperature, settings.top_p, settings.top_k, seed=chosen or 0)
 
 
@@ -68,6 +68,7 @@ def generate(
     """Stream one reply; `stopped` is asked between tokens. Raises RejectedError when the context is full."""
     prompt_tokens = model.count(turns)
     room = _room(model, prompt_tokens)
+    before = _reused(model)
     started = time.monotonic()
     task = model.submit(Task(tuple(turns), sampling, min(settings.max_tokens, room), timeout_s=settings.timeout))
     text, tokens, first = "", 0, None
@@ -84,7 +85,15 @@ def generate(
         if finish is None and stopped():
             model.abort(task)
             finish = "abort"
-    return Generated(text, finish, tokens, prompt_tokens, first, time.monotonic() - started)
+    seconds, after = time.monotonic() - started, _reused(model)
+    reused = after - before if before is not None and after is not None else None
+    return Generated(text, finish, tokens, prompt_tokens, first, seconds, reused)
+
+
+def _reused(model: Model) -> int | None:
+    """Tokens of prompts so far that were not computed again; None where the model does not count them."""
+    count = model.stats().get("shared_tokens")
+    return None if count is None else int(count)
 
 
 def _room(model: Model, prompt_tokens: int) -> int:
@@ -92,7 +101,7 @@ def _room(model: Model, prompt_tokens: int) -> int:
         return model.context - prompt_tokens
     raise RejectedError(
         f"The context is full: {prompt_tokens} tokens, and {model.context} fit.",
-        "Shorten it; in chat, /clear begins anew.",
+        "Shorten it; in chat, /undo takes the last turn back and /clear begins anew.",
         code="too_long",
         stage="prompt",
     )

@@ -56,6 +56,7 @@ class Entry:
     input_hmac: str | None = None
     output_hash: str | None = None
     model_hash: str | None = None
+    system_hmac: str | None = None
     rules_version: str | None = None
     urgency: str | None = None
     fired: tuple[str, ...] = ()
