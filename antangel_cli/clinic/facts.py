@@ -145,22 +145,27 @@ def age_text(age: Age, chinese: bool) -> str:
     return f"{_number(age.value)}{unit}" if chinese else f"{_number(age.value)} {unit}"
 
 
-def _patient(patient: Patient, zh: bool) -> Iterator[_Row]:
-    pieces = [age_text(patient.age, zh)] if patient.age else []
+def patient_words(patient: Patient, zh: bool) -> Iterator[tuple[str, str]]:
+    """What is known of the patient, each with its name: `age` and `58 years`, `sex` and `male`."""
+    if patient.age:
+        yield "age", age_text(patient.age, zh)
     if patient.sex_at_birth in _SEX:
-        pieces.append(_SEX[patient.sex_at_birth][zh])
+        yield "sex", _SEX[patient.sex_at_birth][zh]
     if patient.pregnancy and patient.pregnancy.status in _PREGNANCY:
         weeks = patient.pregnancy.weeks
-        pieces.append(
-            _PREGNANCY[patient.pregnancy.status][zh] + (f" {_number(weeks)} {_UNITS['wk'][zh]}" if weeks else "")
-        )
+        stated = f" {_number(weeks)} {_UNITS['wk'][zh]}" if weeks else ""
+        yield "pregnancy", _PREGNANCY[patient.pregnancy.status][zh] + stated
     if patient.weight_kg:
-        pieces.append(f"{_number(patient.weight_kg)} kg")
+        yield "weight", f"{_number(patient.weight_kg)} kg"
     if patient.height_cm:
-        pieces.append(f"{_number(patient.height_cm)} cm")
+        yield "height", f"{_number(patient.height_cm)} cm"
     if patient.region:
-        pieces.append(patient.region)
-    yield "patient", ("，" if zh else ", ").join(pieces), "patient", False
+        yield "region", patient.region
+
+
+def _patient(patient: Patient, zh: bool) -> Iterator[_Row]:
+    words = ("，" if zh else ", ").join(words for _, words in patient_words(patient, zh))
+    yield "patient", words, "patient", False
 
 
 def _prose(kind: str, text: str | None, path: str, name: str | None = None) -> Iterator[_Row]:

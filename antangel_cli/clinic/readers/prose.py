@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from antangel_cli.clinic.case import SCHEMA_ID, Case
+from antangel_cli.clinic.facts import patient_words
+from antangel_cli.clinic.readers.demographics import demographics
 from antangel_cli.clinic.readers.intake import Intake
 
 _CHINESE_SHARE = 0.2
 
 
 def read_prose(intake: Intake, case_id: str) -> Case:
-    """A case of free text alone, in the language it is written in."""
-    return Case.model_validate(
+    """A case of free text alone, in the language it is written in; of the patient it has what the text states."""
+    case = Case.model_validate(
         {
             "schema": SCHEMA_ID,
             "id": case_id,
             "language": language_of(intake.text),
             "narrative": intake.text.strip(),
+            "patient": demographics(intake.text),
         }
     )
+    case._input_warnings = tuple(_read_from_text(case))
+    case._sources = {"patient": "narrative"} if case._input_warnings else {}
+    return case
+
+
+def _read_from_text(case: Case) -> Iterator[dict[str, str | int]]:
+    """What is told of the patient, so that a wrong reading shows."""
+    for name, value in patient_words(case.patient, case.chinese):
+        yield {"code": "read_from_text", "path": "patient", "quantity": name, "value": value}
 
 
 def language_of(text: str) -> str:
