@@ -40,7 +40,7 @@ def bare(text: str) -> str:
 
 
 def readings(text: str) -> Iterator[tuple[str | None, str]]:
-    """Every way a text may be read, folded, with what had to be undone: None, `encoded`, `spaced`, `look_alike`, `coded`.
+    """Every way a text may be read, folded, with what was undone: None, `encoded`, `spaced`, `look_alike`, `coded`.
 
     A reading follows only where the step changed something, and builds on those before it.
     """
@@ -55,7 +55,7 @@ def readings(text: str) -> Iterator[tuple[str | None, str]]:
 
 
 def decoded(text: str) -> str:
-    """The text with what is encoded in it in place of the code: escapes, percent, entities, base64, hex, hidden bytes."""
+    """The text with what is encoded in it in clear: escapes, percent, entities, base64, hex, bytes in selectors."""
     for _ in range(LAYERS):
         before, text = text, _unescaped(text)
         text = _BASE64.sub(_from_base64, _HEX.sub(_from_hex, text))
