@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,9 +158,7 @@ ANSWERING = Group(
         ),
     ),
 )
-DOSES = _flag(
-    bool, "--doses", help="Show the doses that the model names, marked as unchecked, where that is allowed."
-)
+DOSES = _flag(bool, "--doses", help="Show the doses that the model names, marked as unchecked, where that is allowed.")
 CASES = Group(
     "Case",
     (
@@ -213,9 +212,7 @@ LINES = Group(
         _flag(bool, "--unordered", help="Write each result when it is done, not in input order."),
         _flag(bool, "--resume", help="Go on with -o FILE: what it has is kept, errors are tried again."),
         _flag(str, "--skip-done", help="Leave out what this output has, as for: ... >> FILE.", metavar="FILE"),
-        _flag(
-            str, "--fingerprint-key", help="The key of the fingerprints, to share between machines.", metavar="FILE"
-        ),
+        _flag(str, "--fingerprint-key", help="The key of the fingerprints, to share between machines.", metavar="FILE"),
         _flag(int, "--max-errors", help="Stop reading after this many errors.", metavar="N"),
         _flag(bool, "--fail-fast", help="Stop reading at the first error."),
         _flag(str, "--errors", help="Write a copy of every error record to this file.", metavar="FILE"),
@@ -336,7 +333,9 @@ def command(app: typer.Typer, *groups: Group, name: str | None = None) -> Callab
 
     def register(function: Function) -> Function:
         def run(**values: Any) -> int | None:
-            return function(settings=_settings(values), **values)
+            settings = _settings(values)
+            with _site_rules(settings.site_rules):
+                return function(settings=settings, **values)
 
         own = _own_parameters(function)
         shared = [flag.parameter(group.title) for group in (*groups, COMMON) for flag in group.flags]
@@ -348,6 +347,21 @@ def command(app: typer.Typer, *groups: Group, name: str | None = None) -> Callab
         return function
 
     return register
+
+
+@contextmanager
+def _site_rules(path: str | None) -> Iterator[None]:
+    """A site's own red-flag rules beside ours while a command runs. Raises InputError for a wrong file."""
+    if path is None:
+        yield
+        return
+    from antangel_cli.clinic.checks.red_flags import add_site_rules
+
+    add_site_rules(path)
+    try:
+        yield
+    finally:
+        add_site_rules(None)
 
 
 def _own_parameters(function: Function) -> list[inspect.Parameter]:

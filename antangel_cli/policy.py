@@ -9,7 +9,7 @@ from typing import Any
 from antangel_cli.errors import PolicyError, UsageError
 from antangel_cli.setting_values import IN_FILES
 
-LOCKABLE = (*IN_FILES, "accept_implausible", "doses", "redact", "samples", "replay", "system", "site_rules", "trace")
+LOCKABLE = (*IN_FILES, "accept_implausible", "doses", "redact", "samples", "replay", "system", "trace")
 """What may be locked: every setting, and the flags that decide what is checked, shown or recorded."""
 
 Policy = Mapping[str, Any]

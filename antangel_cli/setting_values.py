@@ -123,6 +123,7 @@ KEYS: dict[str, Parse] = {
     "max_dx": _whole(3, 10),
     "reasoning": _choice("show", "hide", "off"),
     "lang": _choice("en", "zh"),
+    "site_rules": _text,
     "concurrency": _concurrency,
     "plain": _switch,
     "no_color": _switch,

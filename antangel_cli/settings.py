@@ -46,6 +46,7 @@ class Settings:
     max_dx: int = 5
     reasoning: Literal["show", "hide", "off"] = "hide"
     lang: str | None = None
+    site_rules: str | None = None
     concurrency: int | None = None
     plain: bool = False
     no_color: bool = False

@@ -134,7 +134,7 @@ def _bytes(path: Path) -> bytes:
 
 def _refused(path: Path, place: str, fault: str) -> InputError:
     return InputError(
-        f"{place} {fault}.", "Correct the site's rules, or take the setting `rules` away; see docs/rules.md.", str(path)
+        f"{place} {fault}.", "Correct the site's rules, or take the setting `site_rules` away; see docs/rules.md.", str(path)
     )
 
 
