@@ -11,7 +11,7 @@ from antangel_cli.clinic.checks.text_folding import folded_name, folded_unit
 from antangel_cli.clinic.checks.unit_table import conversion
 from antangel_cli.clinic.checks.units import measure, quantities, quantity_named
 from antangel_cli.clinic.facts import facts
-from tests.clinic.cases import adult, checked, codes, make_case, prose, vitals
+from tests.clinic.cases import adult, checked, codes, make_case, vitals
 
 
 def lab(name: str, value: Any, unit: str | None) -> list[dict[str, Any]]:
@@ -151,31 +151,6 @@ def test_impossible_age() -> None:
 def test_unclear_times_are_reported(time: str) -> None:
     row = {"name": "pulse", "value": 80, "unit": "/min", "time": time}
     assert codes(checked(make_case(vitals=[row]))) == ["time_unclear"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("BP 88/60, HR 124, RR 26, temp 38.9 °C, SpO2 91%", {"systolic_bp": 88, "diastolic_bp": 60, "pulse": 124, "respiratory_rate": 26, "temperature": 38.9, "spo2": 91}),
-        ("血压88/60mmHg，脉搏124次/分，呼吸26次/分，体温38.9℃，血氧饱和度91%", {"systolic_bp": 88, "diastolic_bp": 60, "pulse": 124, "respiratory_rate": 26, "temperature": 38.9, "spo2": 91}),
-        ("temp 38.9 and SpO2 91", {}),
-        ("pulse 120/80", {}),
-        ("HR 3-4 times a day, BP 120 over 80", {}),
-    ],
-)  # fmt: skip
-def test_vitals_in_text(text: str, expected: dict[str, float]) -> None:
-    checks = checked(prose(text))
-    found = {
-        w["quantity"]: float(w["value"].split()[0]) for w in checks.input_warnings if w["code"] == "read_from_text"
-    }
-    assert found == expected
-
-
-def test_a_field_wins_over_text() -> None:
-    checks = checked(adult(narrative="HR 150.", vitals=vitals()))
-    assert codes(checks) == []
-    assert checks.news2 is not None
-    assert checks.news2.points["pulse"] == 0
 
 
 def test_table_is_sound() -> None:

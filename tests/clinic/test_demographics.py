@@ -1,0 +1,120 @@
+"""Who a plain text is about: one unambiguous mention of the patient, or nothing."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from antangel_cli.clinic.facts import facts
+from antangel_cli.clinic.readers import read_case
+from antangel_cli.clinic.readers.demographics import demographics
+from tests.clinic.cases import checked, make_case, prose
+
+CASES = tomllib.loads((Path(__file__).parent / "demographics.toml").read_text(encoding="utf-8"))
+READ = [row for language in CASES.values() for row in language["read"]]
+NOTHING = [text for language in CASES.values() for text in language["nothing"]]
+
+
+@pytest.mark.parametrize(("text", "value", "unit", "sex", "weight", "weeks"), READ, ids=[row[0] for row in READ])
+def test_one_mention_of_the_patient(text: str, value: float, unit: str, sex: str, weight: float, weeks: float) -> None:
+    expected: dict[str, Any] = {"age": {"value": value, "unit": unit}}
+    if sex:
+        expected["sex_at_birth"] = sex
+    if weight:
+        expected["weight_kg"] = weight
+    if weeks:
+        expected["pregnancy"] = {"status": "pregnant", "weeks": weeks}
+    assert demographics(text) == expected
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_no_mention_or_a_doubtful_one(text: str) -> None:
+    assert not demographics(text).keys() & {"age", "sex_at_birth"}
+
+
+def test_what_is_read_is_a_fact_with_its_source_and_reported() -> None:
+    case = prose("67-year-old man with chest pain.")
+    fact = facts(case)[0]
+    assert (fact.kind, fact.text, fact.source) == ("patient", "67 years, male", "narrative")
+    reported = [w["message"] for w in checked(case).input_warnings if w["code"] == "read_from_text"]
+    assert reported == ["read from text: age 67 years", "read from text: sex male"]
+
+
+def test_in_chinese() -> None:
+    case = prose("患者，女，28岁，孕32周，头痛。")
+    assert facts(case)[0].text == "28岁，女，妊娠 32 周"
+
+
+def test_it_outlives_redaction() -> None:
+    case = read_case(b"67-year-old man, MRN 12345678, chest pain.", None, "text", redact=True)
+    assert case.patient.age is not None
+    assert facts(case)[0].source == "narrative"
+
+
+def test_a_structured_case_is_left_alone() -> None:
+    case = make_case(narrative="67-year-old man with chest pain.")
+    assert case.patient.age is None
+    assert ("news2", "age_unknown") in reasons(case)
+
+
+VITALS = " HR 150, RR 40, SpO2 91%."
+
+
+@pytest.mark.parametrize(
+    ("who", "reason"),
+    [
+        ("3 yo girl.", "under_16"),
+        ("15-year-old boy.", "under_16"),
+        ("6个月女婴，发热。", "under_16"),
+        ("Ill for 3 days.", "age_unknown"),
+        ("A 58-year-old woman, her 3-year-old son is well.", "age_unknown"),
+        ("28-year-old woman, 32 weeks pregnant.", "pregnant"),
+        ("患者，女，28岁，孕32周。", "pregnant"),
+    ],
+)
+def test_news2_is_not_run(who: str, reason: str) -> None:
+    case = prose(who + VITALS)
+    assert checked(case).news2 is None
+    assert ("news2", reason) in reasons(case)
+
+
+@pytest.mark.parametrize("who", ["16-year-old boy.", "67M with cough.", "男，56岁。"])
+def test_news2_is_run(who: str) -> None:
+    assert checked(prose(who + VITALS)).news2 is not None
+
+
+def reasons(case: Any) -> list[tuple[str, str]]:
+    """Each check that was not run, and why."""
+    return [(entry["check"], entry["reason"]) for entry in checked(case).not_run]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "67-year-old ",
+        "aged ",
+        "9",
+        "a ",
+        "岁",
+        "3岁2个月",
+        "女,",
+        "weight 7",
+        "pregnant (at now ",
+        "her ",
+        "when a b ",
+        "mother is a ",
+    ],
+)
+def test_time_grows_with_the_text_alone(piece: str) -> None:
+    def took(size: int) -> float:
+        text = piece * (size // len(piece))
+        start = time.perf_counter()
+        demographics(text)
+        return time.perf_counter() - start
+
+    took(1_000)
+    assert took(160_000) < max(40 * took(16_000), 0.5)
