@@ -12,7 +12,7 @@ from antangel_cli.clinic.checks.drugs.conflicts import medication_conflicts
 from antangel_cli.clinic.checks.injection import injection_suspected
 from antangel_cli.clinic.checks.news2 import Score, moment, news2, unread_words
 from antangel_cli.clinic.checks.paediatric import Banded, abnormal_for_age, paediatric
-from antangel_cli.clinic.checks.plausibility import impossible, set_aside, usable_facts, warnings
+from antangel_cli.clinic.checks.plausibility import is_possible, set_aside, usable_facts, warnings
 from antangel_cli.clinic.checks.red_flags import Fired, red_flags, red_flags_in_text
 from antangel_cli.clinic.checks.text_vitals import vitals_in_text
 from antangel_cli.clinic.checks.units import Measured, measure
@@ -80,15 +80,16 @@ def run_checks(case: Case, rows: Sequence[Fact], accept_implausible: bool = Fals
     """Run every check; `rows` are the facts whose numbers the findings cite."""
     read = vitals_in_text(case, rows, measure(case))
     aside = set_aside(read.values)
-    values = read.values if accept_implausible else tuple(v for v in read.values if v not in impossible(read.values))
-    score = news2(case, values)
+    ids = {fact.path: fact.id for fact in rows}
+    values = read.values if accept_implausible else tuple(filter(is_possible, read.values))
+    score = news2(case, rows, values)
     child = paediatric(case, rows, values)
     scored = [found for found in (score, child) if isinstance(found, (Score, Banded))]
     fired = red_flags(case, rows, abnormal_for_age(case, values))
     allergy, pregnancy = medication_conflicts(case, rows)
     return Checks(
-        input_warnings=_worded(_warnings(case, read), rows, case.chinese),
-        unit_conversions=tuple(_without_code(conversion, rows) for conversion in read.conversions),
+        input_warnings=_worded(_warnings(case, read), ids, case.chinese),
+        unit_conversions=tuple(_without_code(conversion, ids) for conversion in read.conversions),
         set_aside=aside,
         implausible_accepted=accept_implausible,
         news2=score if isinstance(score, Score) else None,
@@ -123,24 +124,20 @@ def _identifiers(rows: Sequence[Fact]) -> Iterator[dict[str, Any]]:
             yield {"code": "identifier_in_text", "path": fact.path, "kind": kind}
 
 
-def _worded(found: Iterator[dict[str, Any]], rows: Sequence[Fact], chinese: bool) -> tuple[dict[str, Any], ...]:
-    return tuple(_with_fact({**w, "message": warning_message(w, chinese)}, rows) for w in found)
+def _worded(found: Iterator[dict[str, Any]], ids: dict[str, str], chinese: bool) -> tuple[dict[str, Any], ...]:
+    return tuple(_with_fact({**w, "message": warning_message(w, chinese)}, ids) for w in found)
 
 
-def _with_fact(entry: dict[str, Any], rows: Sequence[Fact]) -> dict[str, Any]:
-    """The entry with the facts of its `path`, and of the `other` that it stands against."""
-    found = {key: _fact_at(entry.get(place), rows) for key, place in _PLACES.items()}
+def _with_fact(entry: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
+    """The entry with the facts of its `path`, and of the `other` that it stands against; `ids` are by path."""
+    places = {key: entry[place] for key, place in _PLACES.items() if place in entry}
+    # All fields of the patient are one fact.
+    found = {key: ids.get("patient" if path.startswith("patient.") else path) for key, path in places.items()}
     return {**entry, **{key: fact_id for key, fact_id in found.items() if fact_id}}
 
 
-def _fact_at(path: str | None, rows: Sequence[Fact]) -> str | None:
-    """The fact at a path; all fields of the patient are one fact."""
-    place = "patient" if path and path.startswith("patient.") else path
-    return next((fact.id for fact in rows if fact.path == place), None)
-
-
-def _without_code(conversion: dict[str, Any], rows: Sequence[Fact]) -> dict[str, Any]:
-    return _with_fact({key: value for key, value in conversion.items() if key != "code"}, rows)
+def _without_code(conversion: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
+    return _with_fact({key: value for key, value in conversion.items() if key != "code"}, ids)
 
 
 def _not_run(score: Score | str, child: Banded | str | None, chinese: bool) -> Iterator[dict[str, str]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import combinations
 from typing import Any
 
 from antangel_cli.clinic.case import Age, Case, Measurement
-from antangel_cli.clinic.checks.news2 import WINDOW, acvpu, moment
+from antangel_cli.clinic.checks.news2 import acvpu, moment
 from antangel_cli.clinic.checks.stated import contradictions_in_words
 from antangel_cli.clinic.checks.text_folding import folded
 from antangel_cli.clinic.checks.units import Measured, Value
@@ -131,40 +130,46 @@ def _instant(time: str | None) -> datetime | None:
 def _pressures(case: Case, values: Sequence[Value]) -> Found:
     """A systolic pressure not above the diastolic one of the same reading."""
     systolic, diastolic = ([v for v in values if v.quantity.id == name] for name in ("systolic_bp", "diastolic_bp"))
-    alone = len(systolic) == len(diastolic) == 1
-    for upper in systolic:
-        for lower in diastolic:
-            if (alone or _one_reading(upper, lower)) and 0 < upper.value <= lower.value:
-                yield {"code": "pressures_swapped", "path": lower.path, "other": upper.path}
+    only = systolic[0] if len(systolic) == len(diastolic) == 1 else None
+    readings = {key: v for v in reversed(systolic) for key in _reading(v)}
+    for lower in diastolic:
+        upper = next((readings[key] for key in _reading(lower) if key in readings), only)
+        if upper and 0 < upper.value <= lower.value:
+            yield {"code": "pressures_swapped", "path": lower.path, "other": upper.path}
 
 
-def _one_reading(a: Value, b: Value) -> bool:
-    return (a.path == b.path and not a.from_text) or (a.time is not None and _instant(a.time) == _instant(b.time))
+def _reading(value: Value) -> Iterator[str | datetime]:
+    """What two pressures of one reading share: the entry, or the time."""
+    if not value.from_text:
+        yield value.path
+    at = moment(value.time)
+    if at is not None:
+        yield at
 
 
 def _consciousness(case: Case, values: Sequence[Value]) -> Found:
-    """A level of consciousness that a Glasgow coma score of the same hour rules out."""
-    scores = [v for v in values if v.quantity.id == "gcs"]
+    """A level of consciousness that a Glasgow coma score of the same time, or none of both, rules out."""
+    scores: dict[datetime | None, list[Value]] = {}
+    for v in sorted((v for v in values if v.quantity.id == "gcs"), key=lambda v: v.value):
+        scores.setdefault(moment(v.time), []).append(v)
     for i, m in enumerate(case.vitals):
         low, high = _RULES["gcs"].get(acvpu(m), (-math.inf, math.inf))
-        for score in scores:
-            if _one_hour(score.time, m.time) and not low <= score.value <= high:
-                yield {"code": "consciousness_contradicts", "path": f"vitals[{i}]", "other": score.path}
-
-
-def _one_hour(first: str | None, second: str | None) -> bool:
-    a, b = moment(first), moment(second)
-    return first == second or (a is not None and b is not None and abs(a - b) <= WINDOW)
+        same_time = scores.get(moment(m.time), [])
+        wrong = next((score for score in (*same_time[:1], *same_time[-1:]) if not low <= score.value <= high), None)
+        if wrong:
+            yield {"code": "consciousness_contradicts", "path": f"vitals[{i}]", "other": wrong.path}
 
 
 def _differing(case: Case, values: Sequence[Value]) -> Found:
-    """Two values of one vital sign at one moment."""
-    timed = [v for v in values if v.path.startswith("vitals") and moment(v.time) is not None]
-    for a, b in combinations(timed, 2):
-        if a.quantity.id != b.quantity.id or moment(a.time) != moment(b.time):
+    """A value of a vital sign that is another one than the first of that moment."""
+    first: dict[tuple[str, datetime], Value] = {}
+    for v in values:
+        at = moment(v.time)
+        if at is None or not v.path.startswith("vitals"):
             continue
-        if abs(a.value - b.value) > SAME_VALUE * max(abs(a.value), abs(b.value)):
-            yield {"code": "values_differ", "path": b.path, "other": a.path}
+        told = first.setdefault((v.quantity.id, at), v)
+        if abs(v.value - told.value) > SAME_VALUE * max(abs(v.value), abs(told.value)):
+            yield {"code": "values_differ", "path": v.path, "other": told.path}
 
 
 _OF_FIELDS: tuple[Callable[[Case], Found], ...] = (_ranges, _pregnancy, _growth, _before_birth)

@@ -13,9 +13,9 @@ from antangel_cli.clinic.facts import Fact
 OLDEST_YEARS = 125
 
 
-def impossible(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The values that no living or dying patient can have."""
-    return tuple(v for v in values if not v.quantity.possible[0] <= v.value <= v.quantity.possible[1])
+def is_possible(v: Value) -> bool:
+    """Whether a living or dying patient can have such a value."""
+    return v.quantity.possible[0] <= v.value <= v.quantity.possible[1]
 
 
 def set_aside(values: Sequence[Value]) -> tuple[dict[str, Any], ...]:
@@ -27,15 +27,15 @@ def set_aside(values: Sequence[Value]) -> tuple[dict[str, Any], ...]:
             "value": f"{v.value:.6g}{_unit(v.quantity)}",
             "possible": list(v.quantity.possible),
         }
-        for v in impossible(values)
+        for v in values
+        if not is_possible(v)
     )
 
 
 def warnings(case: Case, measured: Measured) -> Iterator[dict[str, Any]]:
     """Extreme values, and an age that nobody reaches."""
-    gone = impossible(measured.values)
     for v in measured.values:
-        if v not in gone and not v.quantity.unusual[0] <= v.value <= v.quantity.unusual[1]:
+        if is_possible(v) and not v.quantity.unusual[0] <= v.value <= v.quantity.unusual[1]:
             yield {
                 "code": "extreme",
                 "path": v.path,

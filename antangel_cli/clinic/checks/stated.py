@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import product
 from typing import Any
 
 from antangel_cli.clinic.case import Case, Medication
@@ -21,6 +20,11 @@ Found = Iterator[dict[str, Any]]
 _RULES = load_rules("consistency")
 _DRUG_WORDS = load_rules("drugs/words")
 _SAME: dict[str, str] = {folded_name(name): names[0] for names in _RULES["findings"]["same"] for name in names}
+
+MOST_COURSES = 20
+"""Active courses of one drug that a stopped one is compared with: bounded, for lists without end."""
+MOST_READ = 200
+"""Characters of a first sentence that are read for age and sex."""
 
 
 def contradictions_in_words(case: Case, rows: Sequence[Fact]) -> Found:
@@ -80,11 +84,19 @@ def _is_none(substance: str) -> bool:
 
 def _medications(case: Case, rows: Sequence[Fact]) -> Found:
     """One drug active and stopped, where its dose and route do not tell two courses apart."""
-    listed = [(f"medications[{i}]", m) for i, m in enumerate(case.medications)]
-    active, stopped = ([(p, m) for p, m in listed if m.status == status] for status in ("active", "stopped"))
-    for (path, old), (other, new) in product(stopped, active):
-        if _drug(old) == _drug(new) and not (_differ(_dose(old), _dose(new)) or _differ(old.route, new.route)):
-            yield {"code": "medication_contradicts", "path": path, "other": other}
+    active: dict[frozenset[str], list[tuple[str, Medication]]] = {}
+    for i, m in enumerate(case.medications):
+        if m.status == "active":
+            active.setdefault(_drug(m), []).append((f"medications[{i}]", m))
+    for i, old in enumerate(case.medications):
+        courses = active.get(_drug(old), [])[:MOST_COURSES] if old.status == "stopped" else []
+        other = next((path for path, new in courses if _same_course(old, new)), None)
+        if other:
+            yield {"code": "medication_contradicts", "path": f"medications[{i}]", "other": other}
+
+
+def _same_course(old: Medication, new: Medication) -> bool:
+    return not (_differ(_dose(old), _dose(new)) or _differ(old.route, new.route))
 
 
 def _drug(medication: Medication) -> frozenset[str]:
@@ -126,7 +138,7 @@ def _pregnancies(case: Case, rows: Sequence[Fact]) -> Iterator[str]:
 def _patient(case: Case, rows: Sequence[Fact]) -> Found:
     """Another age or sex in the first sentence of complaint or narrative than in the fields."""
     for part in ("chief_complaint", "narrative"):
-        first = folded(next(sentences(getattr(case, part) or ""), ""))
+        first = folded(next(sentences(getattr(case, part) or ""), "")[:MOST_READ])
         if not first or _pattern("stated", "relatives").search(first):
             continue
         if _other_age(case, first):
