@@ -27,6 +27,10 @@ READER_WARNINGS: dict[str, tuple[str, str]] = {
         "left out, with a modifier that is not understood: {kinds}",
         "已略去{count}项含无法理解的修饰的记录：{kinds}",
     ),
+    "about_another": (
+        "left out, about someone or something other than the patient: {kinds}",
+        "已略去{count}项对象并非患者本人的记录：{kinds}",
+    ),
     "without_content": (
         "nothing that can be read is stated by: {kinds}",
         "{count}项没有可读取的内容：{kinds}",

@@ -32,7 +32,7 @@ def quantity(value: float, unit: str, code: str | None = None, **more: Any) -> J
 
 def resource(kind: str, **content: Any) -> Json:
     """A resource about patient p1."""
-    subject = "patient" if kind in ("AllergyIntolerance", "FamilyMemberHistory") else "subject"
+    subject = "patient" if kind in ("AllergyIntolerance", "FamilyMemberHistory", "Immunization") else "subject"
     return {"resourceType": kind, subject: {"reference": "Patient/p1", "display": NAME}, **content}
 
 
@@ -115,6 +115,16 @@ FORMS: dict[str, tuple[Json, tuple[str, str]]] = {
         ),
         ("note", "Note: Cough for two days."),
     ),
+    "DocumentReference R4": (
+        resource(
+            "DocumentReference",
+            status="current",
+            type=coded(LOINC, "34117-2", "History and physical note"),
+            date=NOW,
+            content=[{"attachment": {"contentType": "text/plain", "data": "Q291Z2ggZm9yIHR3byBkYXlzLg=="}}],
+        ),
+        ("note", "History and physical note: Cough for two days."),
+    ),
     "Encounter R4": (encounter(), ("complaint", "Chest pain")),
     "Encounter R5": (
         resource(
@@ -137,6 +147,34 @@ FORMS: dict[str, tuple[Json, tuple[str, str]]] = {
             ],
         ),
         ("family", "father: Myocardial infarction at 50 years"),
+    ),
+    "Immunization R4": (
+        resource(
+            "Immunization",
+            status="completed",
+            vaccineCode=coded("http://hl7.org/fhir/sid/cvx", "140", "Influenza, seasonal, injectable"),
+            occurrenceDateTime="2025-10-02T09:00:00-05:00",
+        ),
+        ("history", "vaccinated: Influenza, seasonal, injectable (2025-10-02)"),
+    ),
+    "MedicationAdministration R4": (
+        resource(
+            "MedicationAdministration",
+            status="completed",
+            medicationCodeableConcept=DRUG,
+            effectiveDateTime=NOW,
+            dosage={"dose": quantity(10, "mg"), "route": coded(SNOMED, "26643006", "Oral route")},
+        ),
+        ("medication", "lisinopril 10 MG Oral Tablet 10 mg Oral route"),
+    ),
+    "MedicationAdministration R5": (
+        resource(
+            "MedicationAdministration",
+            status="completed",
+            medication={"concept": DRUG},
+            occurenceDateTime="2026-01-02",
+        ),
+        ("medication", "lisinopril 10 MG Oral Tablet"),
     ),
     "MedicationRequest R4": (
         resource(

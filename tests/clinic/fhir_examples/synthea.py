@@ -44,7 +44,10 @@ def _visit(year: int, start: str, visit: int) -> list[Json]:
         resource("Condition", id=f"c-{name}", clinicalStatus=coded("x", "active" if last else "resolved"), code=coded(SNOMED, "444814009", "Viral sinusitis (disorder)" if not last else "Acute bronchitis (disorder)"), encounter={"reference": f"urn:uuid:{name}"}, onsetDateTime=start),
         resource("MedicationRequest", status="active" if last else "completed", intent="order", authoredOn=start, medicationCodeableConcept=coded("http://www.nlm.nih.gov/research/umls/rxnorm", "860975", "Metformin 500 MG")),
         resource("DiagnosticReport", status="final", code=coded("http://loinc.org", "34117-2", "History and physical note"), effectiveDateTime=start, presentedForm=[{"contentType": "text/plain", "data": base64.b64encode(note.encode()).decode()}]),
+        resource("DocumentReference", status="current", type=coded("http://loinc.org", "34117-2", "History and physical note"), date=start, context={"period": {"start": start}}, content=[{"attachment": {"contentType": "text/plain; charset=utf-8", "data": base64.b64encode(note.encode()).decode()}}]),
+        resource("Immunization", status="completed", vaccineCode=coded("http://hl7.org/fhir/sid/cvx", "140", "Influenza, seasonal"), occurrenceDateTime=start),
         {"resourceType": "Claim", "id": f"cl-{name}", "patient": {"reference": "urn:uuid:p1"}, "status": "active"},
+        {"resourceType": "ExplanationOfBenefit", "id": f"eob-{name}", "patient": {"reference": "urn:uuid:p1"}, "status": "active"},
     ]  # fmt: skip
     return [_entry(f"{name}-{i}" if i else name, row) for i, row in enumerate(rows)]
 
@@ -52,8 +55,9 @@ def _visit(year: int, start: str, visit: int) -> list[Json]:
 def _entry(name: str, content: Json) -> Json:
     """An entry as Synthea writes it: a urn for the address, references by urn."""
     content = {**content, "id": name}
-    if "subject" in content:
-        content["subject"] = {"reference": "urn:uuid:p1"}
+    for name_of_subject in ("subject", "patient"):
+        if name_of_subject in content:
+            content[name_of_subject] = {"reference": "urn:uuid:p1"}
     return {
         "fullUrl": f"urn:uuid:{name}",
         "resource": content,

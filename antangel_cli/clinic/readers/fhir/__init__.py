@@ -11,13 +11,15 @@ from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.privacy import without_words
 from antangel_cli.clinic.readers.fhir.allergy import read_allergy, without_contradiction
-from antangel_cli.clinic.readers.fhir.bundle import Record, Resource, record_of, subject_of
+from antangel_cli.clinic.readers.fhir.bundle import Record, Resource, about_another, record_of, subject_of
 from antangel_cli.clinic.readers.fhir.condition import read_condition
+from antangel_cli.clinic.readers.fhir.document import read_document
 from antangel_cli.clinic.readers.fhir.encounter import read_encounter
 from antangel_cli.clinic.readers.fhir.family import read_family
+from antangel_cli.clinic.readers.fhir.immunization import read_immunization
 from antangel_cli.clinic.readers.fhir.kinds import READ, shown_kind
 from antangel_cli.clinic.readers.fhir.medication import read_medication
-from antangel_cli.clinic.readers.fhir.newest import newest_of_each, old_values_as_history
+from antangel_cli.clinic.readers.fhir.newest import each_text_once, newest_of_each, old_values_as_history
 from antangel_cli.clinic.readers.fhir.observation import read_observation
 from antangel_cli.clinic.readers.fhir.patient import identifying_words, read_patient
 from antangel_cli.clinic.readers.fhir.procedure import read_procedure
@@ -32,8 +34,11 @@ RESOURCES: dict[str, Callable[[Resource, Record], Iterator[Found]]] = {
     "AllergyIntolerance": read_allergy,
     "Condition": read_condition,
     "DiagnosticReport": read_report,
+    "DocumentReference": read_document,
     "Encounter": read_encounter,
     "FamilyMemberHistory": read_family,
+    "Immunization": read_immunization,
+    "MedicationAdministration": read_medication,
     "MedicationRequest": read_medication,
     "MedicationStatement": read_medication,
     "Observation": read_observation,
@@ -50,7 +55,7 @@ def read_fhir(intake: Intake, case_id: str) -> Case:
     """Read one patient's record. Raises InputError when it is more than one's, or no FHIR."""
     record = record_of(_documents(intake))
     found = without_contradiction([part for resource in record.resources for part in _read(resource, record)])
-    parts = old_values_as_history(newest_of_each(found), record.now)
+    parts = old_values_as_history(newest_of_each(each_text_once(found)), record.now)
     rows = [*_without_names(parts, identifying_words(record.patient)), *_identifying(record)]
     if not any(isinstance(row, Part) for row in rows):
         raise _nothing_read(rows)
@@ -96,6 +101,8 @@ def _read(resource: Resource, record: Record) -> Iterator[Found]:
         yield Remark("entered_in_error", kind)
     elif _modified(resource.content):
         yield Remark("modifier_unknown", kind)
+    elif about_another(resource, record):
+        yield Remark("about_another", kind)
     else:
         yield from RESOURCES[resource.kind](resource, record)
 

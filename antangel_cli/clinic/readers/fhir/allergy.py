@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
 from antangel_cli.clinic.readers.fhir.narrative import concept_or_narrative
-from antangel_cli.clinic.readers.fhir.values import codes_of, concept, entries, words
+from antangel_cli.clinic.readers.fhir.values import Concept, codes_of, concept, entries, words
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.rules import load_rules
 
+_NONE_SAID = re.compile(r"(?:no|nil)\s+(?:known\s+)?(\w+\s+)?allerg(?:y|ies)(?:\s+known)?|nk(?:d?a)\b", re.I)
+"""Where a system has no code for it, only words; what stands before `allergy` says of what."""
 _NONE = {name: frozenset(codes) for name, codes in load_rules("fhir")["no_known_allergies"].items()}
 
 
@@ -19,9 +22,9 @@ def read_allergy(resource: Resource, record: Record) -> Iterator[Found]:
     named = concept_or_narrative(resource, "code", "substance")
     if named is None:
         yield Remark("without_content", resource.kind)
-    elif named.codes & (_NONE["any"] | _NONE["drugs"]):
+    elif _none_known(named):
         yield Part("no_known_allergies", {"no_known_allergies": True}, resource.path)
-    elif named.codes & _NONE["other"]:
+    elif named.codes & _NONE["other"] or _NONE_SAID.fullmatch(named.text):
         yield Part("history", {"text": named.text, "code": named.code}, resource.path)
     elif "refuted" in codes_of(resource.content.get("verificationStatus")):
         yield Part("history", {"text": f"allergy: {named.text}", "status": "absent"}, resource.path)
@@ -30,6 +33,13 @@ def read_allergy(resource: Resource, record: Record) -> Iterator[Found]:
     else:
         content = {"substance": named.text, "reaction": _reaction(resource), "severity": _severity(resource)}
         yield Part("allergies", content, resource.path)
+
+
+def _none_known(named: Concept) -> bool:
+    """Whether it says that there is no allergy at all, or none to a drug."""
+    said = _NONE_SAID.fullmatch(named.text)
+    of_all = said and (said[1] or "").strip().lower() in ("", "drug", "medication", "medicine")
+    return bool(named.codes & (_NONE["any"] | _NONE["drugs"]) or (of_all and not named.codes & _NONE["other"]))
 
 
 def _reaction(resource: Resource) -> str | None:

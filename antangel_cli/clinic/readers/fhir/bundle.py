@@ -30,6 +30,15 @@ class Resource:
         """How others refer to it: its `urn:`, else `Type/id`."""
         if self.url and self.url.startswith("urn:"):
             return self.url
+        return self._by_id
+
+    @property
+    def addresses(self) -> set[str]:
+        """Every way in which others may refer to it; `Type/id` stands beside a `urn:` in some exports."""
+        return {name for name in (self.reference, self._by_id, self.url, bare(self.url or "")) if name}
+
+    @property
+    def _by_id(self) -> str | None:
         name = words(self.content.get("id"))
         return f"{self.kind}/{name}" if name else None
 
@@ -43,7 +52,7 @@ class Record:
 
     @cached_property
     def _by_reference(self) -> dict[str, Resource]:
-        return {name: r for r in self.resources for name in (r.reference, r.url) if name}
+        return {name: r for r in self.resources for name in r.addresses}
 
     @cached_property
     def patient(self) -> Resource | None:
@@ -52,14 +61,15 @@ class Record:
 
     @cached_property
     def encounter(self) -> Resource | None:
-        """The newest encounter that took place."""
-        took_place = (r for r in self.resources if r.kind == "Encounter" and _began(r) and _real(r))
-        return max(took_place, key=lambda r: _began(r) or datetime.min, default=None)
+        """The newest encounter that took place; one without a date counts where there is no other."""
+        took_place = [r for r in self.resources if r.kind == "Encounter" and _real(r)]
+        dated = [r for r in took_place if _began(r)] or (took_place if len(took_place) == 1 else [])
+        return max(dated, key=lambda r: _began(r) or datetime.min, default=None)
 
     @cached_property
     def now(self) -> datetime | None:
         """When the case is told: the newest encounter's start, else the newest dated entry, else the Bundle's time."""
-        if self.encounter:
+        if self.encounter and _began(self.encounter):
             return _began(self.encounter)
         dates = (instant(_dated(r)) for r in self.resources if _real(r))
         return max((date for date in dates if date), default=None) or instant(self.stamp)
@@ -92,7 +102,7 @@ def record_of(documents: Iterable[tuple[str, Any]]) -> Record:
             key = (resource.kind, name if own else resource.path)
             if known.setdefault(key, resource).content != resource.content:
                 raise InputError(
-                    f"A {shown_kind(resource.kind)} is there twice and differs.",
+                    f"Two versions of one resource are there: {shown_kind(resource.kind)}.",
                     "Keep the version that holds.",
                     resource.path,
                 )
@@ -147,7 +157,7 @@ def _require_one_patient(record: Record) -> None:
     patients = [r for r in record.resources if r.kind == "Patient"]
     if len(patients) > 1:
         raise InputError("There is more than one Patient.", ONE_PATIENT, patients[1].path)
-    own = {name for r in patients for name in (r.reference, r.url, bare(r.url) if r.url else None) if name}
+    own = {name for r in patients for name in r.addresses}
     for resource in record.resources:
         subject = _subject(resource)
         if subject is None:
@@ -159,11 +169,23 @@ def _require_one_patient(record: Record) -> None:
 
 def _subject(resource: Resource) -> str | None:
     """The reference to the patient that a resource is about; contained ones and other kinds of subjects are none."""
-    reference = resource.content.get("subject") or resource.content.get("patient")
-    target = words(reference.get("reference")) if isinstance(reference, dict) else None
+    target = _target(resource.content.get("subject") or resource.content.get("patient"))
     if target is None or not (target.startswith("urn:") or "Patient" in target.split("/")):
         return None
     return target if target.startswith("urn:") else bare(target)
+
+
+def about_another(resource: Resource, record: Record) -> bool:
+    """Whether its subject is no patient (a group, a device, a place), or its focus is not this one (R4 `focus`)."""
+    subject = (_target(resource.content.get("subject")) or "").partition("?")[0]
+    kind = shown_kind(bare(subject).rpartition("/")[0])
+    own = record.patient.addresses if record.patient else {_subject(resource)}
+    focus = [target for target in map(_target, entries(resource.content.get("focus"))) if target]
+    return kind not in ("other", "Patient") or any(target not in own and bare(target) not in own for target in focus)
+
+
+def _target(reference: Any) -> str | None:
+    return words(reference.get("reference")) if isinstance(reference, dict) else None
 
 
 def _real(resource: Resource) -> bool:
@@ -175,7 +197,8 @@ def _began(encounter: Resource) -> datetime | None:
 
 
 _DATES = ("effectiveDateTime", "effectivePeriod", "effectiveInstant", "performedDateTime", "performedPeriod",
-          "occurrenceDateTime", "occurrencePeriod", "recordedDate", "authoredOn", "dateAsserted", "issued")  # fmt: skip
+          "occurrenceDateTime", "occurrencePeriod", "occurenceDateTime", "occurencePeriod", "recordedDate",
+          "authoredOn", "dateAsserted", "issued")  # fmt: skip
 
 
 def _dated(resource: Resource) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from antangel_cli.clinic.rules import load_rules
 
 READ = (
-    "AllergyIntolerance", "Condition", "DiagnosticReport", "Encounter", "FamilyMemberHistory", "MedicationRequest",
-    "MedicationStatement", "Observation", "Patient", "Procedure",
+    "AllergyIntolerance", "Condition", "DiagnosticReport", "DocumentReference", "Encounter", "FamilyMemberHistory",
+    "Immunization", "MedicationAdministration", "MedicationRequest", "MedicationStatement", "Observation", "Patient",
+    "Procedure",
 )  # fmt: skip
 
 _KNOWN = {*READ, *load_rules("fhir")["kinds"]["known"]}

@@ -1,8 +1,9 @@
-"""MedicationStatement and MedicationRequest, R4 and R5, with the Medication they refer to."""
+"""MedicationStatement, -Request and -Administration, R4 and R5, with the Medication they refer to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
 from antangel_cli.clinic.readers.fhir.narrative import concept_or_narrative, narrative
@@ -10,21 +11,24 @@ from antangel_cli.clinic.readers.fhir.values import Concept, codes_of, concept, 
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
 
+_NOT_TAKEN = ("draft", "cancelled", "not-done")
 _STOPPED = {"completed", "stopped", "not-taken", "not-taking"}
+_TIMES = ("effectivePeriod", "effectiveDateTime", "occurencePeriod", "occurenceDateTime", "authoredOn", "dateAsserted")
+"""R5 spells the time of an administration with one r."""
 _UNSURE = {"on-hold", "unknown", "intended", "on-hold-as-directed"}
 
 
 def read_medication(resource: Resource, record: Record) -> Iterator[Found]:
     """One drug; of several entries of one drug and state the newest is kept."""
     planned = resource.content.get("intent") in ("proposal", "plan") or resource.content.get("doNotPerform") is True
-    if planned or resource.content.get("status") in ("draft", "cancelled"):
+    if planned or resource.content.get("status") in _NOT_TAKEN:
         yield Remark("not_taken", resource.kind)
         return
     named = _named(resource, record)
     if named is None:
         yield Remark("without_content", resource.kind)
         return
-    start, end = period(resource.content, "effectivePeriod", "effectiveDateTime", "authoredOn", "dateAsserted")
+    start, end = period(resource.content, *_TIMES)
     status = _status(resource, record, end)
     dose, route = _dose(resource)
     content = {"text": named.text, "dose": dose, "route": route, "status": status, "code": named.code}
@@ -40,22 +44,36 @@ def _named(resource: Resource, record: Record) -> Concept | None:
     reference = content.get("medicationReference") or (r5 or {}).get("reference")
     target = record.find(reference, resource)
     text = words(reference.get("display")) if isinstance(reference, dict) else None
-    drug = concept_or_narrative(target, "code") if target else None
-    return (
-        drug
-        or (Concept(text) if text else None)
-        or (Concept(narrative(resource)[0]) if narrative(resource)[0] else None)
-    )
+    drug = (_mixed(target) or concept_or_narrative(target, "code")) if target else None
+    told = text or narrative(resource)[0]
+    return drug or (Concept(told) if told else None)
+
+
+def _mixed(medication: Resource) -> Concept | None:
+    """What a Medication without a name of its own is made of."""
+    if concept(medication.content.get("code")):
+        return None
+    rows = entries(medication.content.get("ingredient"))
+    parts = [concept(row.get("itemCodeableConcept")) or concept(row.get("item")) for row in rows]
+    return Concept(" + ".join(part.text for part in parts if part)) if any(parts) else None
 
 
 def _status(resource: Resource, record: Record, end: str | None) -> str:
     adherence = resource.content.get("adherence")
     taken = codes_of(adherence.get("code")) if isinstance(adherence, dict) else frozenset()
     states = taken | {str(resource.content.get("status"))}
+    if resource.kind == "MedicationAdministration" and _just_given(end, record):
+        return "active"
     ended = instant(end) if "effectivePeriod" in resource.content else None
     if states & _STOPPED or (ended and record.now and ended < record.now):
         return "stopped"
     return "unknown" if states & _UNSURE else "active"
+
+
+def _just_given(at: str | None, record: Record) -> bool:
+    """Whether a dose was given within a day of *now*, so that it may still act."""
+    given = instant(at)
+    return bool(given and record.now and given >= record.now - timedelta(days=1))
 
 
 def _dose(resource: Resource) -> tuple[str | None, str | None]:
@@ -63,7 +81,7 @@ def _dose(resource: Resource) -> tuple[str | None, str | None]:
     row = next(iter(entries(resource.content.get("dosage") or resource.content.get("dosageInstruction"))), {})
     route = concept(row.get("route"))
     rate = next(iter(entries(row.get("doseAndRate"))), {})
-    quantity = next(iter(entries(rate.get("doseQuantity"))), {})
+    quantity = next(iter(entries(rate.get("doseQuantity") or row.get("dose"))), {})
     amount = number(quantity.get("value"))
     given = f"{amount:g} {words(quantity.get('unit')) or ''}".strip() if amount is not None else None
     return words(row.get("text")) or given, route.text if route else None

@@ -9,6 +9,8 @@ from antangel_cli.clinic.readers.fhir.bundle import Resource
 from antangel_cli.clinic.readers.fhir.values import Concept, concept
 
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0|opacity\s*:\s*0(?!\.)", re.I)
+_LISTED = re.compile(r"Generated Narrative\b")
+"""How HL7's publisher begins what it writes."""
 _VOID = {"br", "hr", "img", "col"}
 
 
@@ -52,10 +54,14 @@ def visible_text(html: str) -> tuple[str, bool]:
 
 
 def narrative(resource: Resource) -> tuple[str, bool]:
-    """The visible narrative of a resource, empty where it has none, and whether some was hidden."""
+    """The visible narrative of a resource, empty where it has none, and whether some was hidden.
+
+    A list of all fields that a program wrote counts as none: it says names and numbers, and nothing in words.
+    """
     text = resource.content.get("text")
     html = text.get("div") if isinstance(text, dict) else None
-    return visible_text(html) if isinstance(html, str) else ("", False)
+    shown, hidden = visible_text(html) if isinstance(html, str) else ("", False)
+    return ("", hidden) if _LISTED.match(shown) else (shown, hidden)
 
 
 def concept_or_narrative(resource: Resource, *names: str) -> Concept | None:

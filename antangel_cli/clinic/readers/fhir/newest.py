@@ -12,6 +12,17 @@ CURRENT = {"vitals": timedelta(days=1), "labs": timedelta(days=7)}
 """How long before the encounter a value may have been measured and still count as current."""
 
 
+def each_text_once(found: Iterable[Found]) -> Iterator[Found]:
+    """Reports and notes without those of the same words: some exports hold each as a report and as a document."""
+    seen: set[str] = set()
+    for row in found:
+        text = row.content.get("text") if isinstance(row, Part) and row.section in ("imaging", "notes") else None
+        if text is None or text not in seen:
+            yield row
+        if text is not None:
+            seen.add(text)
+
+
 def newest_of_each(found: Iterable[Found]) -> Iterator[Found]:
     """Keep the newest of the parts with one key, and all that are as new; count the rest."""
     rows = list(found)

@@ -83,8 +83,9 @@ def _pieces(resource: Resource) -> Iterator[Piece]:
     rows += [
         (f"{resource.path}.component[{i}]", row) for i, row in enumerate(entries(resource.content.get("component")))
     ]
+    whole = concept(resource.content.get("code"))
     for path, content in rows:
-        named = concept(content.get("code"))
+        named = concept(content.get("code")) or (Concept(whole.text) if whole else None)
         if named:
             yield Piece(named, content, path, end or start, categories)
 
@@ -101,30 +102,12 @@ def _read(piece: Piece, kind: str) -> Iterator[Found]:
     elif text is not None and (piece.known("vitals") or "laboratory" in piece.categories or piece.analyte):
         yield _measurement(piece, text, None)
     elif "social-history" in piece.categories and text:
-        yield Part(
-            "social",
-            {"text": f"{piece.named.text}: {text}", "code": piece.named.code},
-            piece.path,
-            piece.key,
-            piece.time,
-        )
+        yield _stated("social", piece, f"{piece.named.text}: {text}")
     elif status or isinstance(piece.content.get("valueBoolean"), bool):
         stands = status or ("present" if piece.content["valueBoolean"] else "absent")
-        yield Part(
-            "findings",
-            {"text": piece.named.text, "status": stands, "code": piece.named.code},
-            piece.path,
-            piece.key,
-            piece.time,
-        )
+        yield _stated("findings", piece, piece.named.text, status=stands)
     elif text:
-        yield Part(
-            "findings",
-            {"text": f"{piece.named.text}: {text}", "code": piece.named.code},
-            piece.path,
-            piece.key,
-            piece.time,
-        )
+        yield _stated("findings", piece, f"{piece.named.text}: {text}")
 
 
 def _measured(piece: Piece, quantity: dict[str, Any], kind: str) -> Iterator[Found]:
@@ -147,8 +130,16 @@ def _measured(piece: Piece, quantity: dict[str, Any], kind: str) -> Iterator[Fou
             "oxygen",
             piece.time,
         )
+    elif "social-history" in piece.categories and not name:
+        amount = f"{comparator or ''}{value:g} {words(quantity.get('unit')) or unit or ''}".strip()
+        yield _stated("social", piece, f"{piece.named.text}: {amount}")
     else:
         yield _measurement(piece, f"{comparator}{value:g}" if comparator else value, unit)
+
+
+def _stated(section: str, piece: Piece, text: str, **more: Any) -> Part:
+    """An answer in words."""
+    return Part(section, {"text": text, **more, "code": piece.named.code}, piece.path, piece.key, piece.time)
 
 
 def _measurement(piece: Piece, value: float | str, unit: str | None) -> Part:

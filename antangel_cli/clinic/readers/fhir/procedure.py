@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
 from antangel_cli.clinic.readers.fhir.narrative import concept_or_narrative
-from antangel_cli.clinic.readers.fhir.values import concept, day, period
+from antangel_cli.clinic.readers.fhir.values import concept, day, entries, period, words
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 
 
@@ -23,6 +23,15 @@ def read_procedure(resource: Resource, record: Record) -> Iterator[Found]:
     done = period(resource.content, "performedDateTime", "performedPeriod", "occurrenceDateTime", "occurrencePeriod",
                   "performedString", "occurrenceString")[0]  # fmt: skip
     stands = {"not-done": "absent", "unknown": "unknown"}.get(str(status), "present")
-    shown = f"{text} ({day(done)})" if done else text
+    shown = "; ".join([f"{text} ({day(done)})" if done else text, *_complications(resource)])
     content = {"text": shown, "status": stands, "code": named.code}
     yield Part("procedures", content, resource.path, f"{text}|{stands}", done)
+
+
+def _complications(resource: Resource) -> Iterator[str]:
+    """R4 `complication` and what `complicationDetail` shows, R5 CodeableReferences."""
+    named = [found.text for found in map(concept, entries(resource.content.get("complication"))) if found]
+    named += [
+        text for row in entries(resource.content.get("complicationDetail")) if (text := words(row.get("display")))
+    ]
+    yield from (f"complication: {text}" for text in dict.fromkeys(named))

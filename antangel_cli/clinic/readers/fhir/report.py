@@ -18,6 +18,7 @@ from antangel_cli.clinic.readers.times import instant
 MOST_ATTACHED = 1 << 20
 """Bytes of an attachment that is still read."""
 
+_READABLE = ("text/plain", "text/html", "text/markdown")
 RECENT = timedelta(days=30)
 _IMAGING = {"RAD", "RUS", "CT", "NMR", "XRC", "CUS", "IMG", "imaging", "LP29684-5", "363679005", "ECG", "EC", "VUS"}
 
@@ -57,7 +58,7 @@ def _texts(resource: Resource) -> tuple[list[str], int]:
 def attached_text(form: dict[str, Any]) -> str | None:
     """The text of an attachment, None when it is no text, too large, or not there."""
     kind, data = str(form.get("contentType")).lower(), form.get("data")
-    if not kind.startswith("text/") or not isinstance(data, str) or len(data) > MOST_ATTACHED * 4 // 3 + 4:
+    if not kind.startswith(_READABLE) or not isinstance(data, str) or len(data) > MOST_ATTACHED * 4 // 3 + 4:
         return None
     try:
         text = base64.b64decode("".join(data.split()), validate=True).decode("utf-8-sig")
