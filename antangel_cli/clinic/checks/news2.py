@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from antangel_cli.clinic.case import Case, Measurement
+from antangel_cli.clinic.checks.drugs.pregnancy import gestation
 from antangel_cli.clinic.checks.text_folding import folded, folded_name
 from antangel_cli.clinic.checks.units import Value
+from antangel_cli.clinic.facts import Fact
 from antangel_cli.clinic.rules import load_rules
 
 ADULT_YEARS = 16
@@ -106,9 +108,9 @@ class Score:
         }
 
 
-def news2(case: Case, values: Sequence[Value]) -> Score | str:
+def news2(case: Case, rows: Sequence[Fact], values: Sequence[Value]) -> Score | str:
     """The score of the newest set of observations, or the reason why there is none."""
-    refusal = _not_applicable(case)
+    refusal = _not_applicable(case, rows)
     if refusal:
         return refusal
     recorded = observations(case, values)
@@ -118,7 +120,7 @@ def news2(case: Case, values: Sequence[Value]) -> Score | str:
     return max((score_set(chosen) for chosen in sets), key=lambda s: (s.score, s.worst, -len(s.missing)))
 
 
-def _not_applicable(case: Case) -> str | None:
+def _not_applicable(case: Case, rows: Sequence[Fact]) -> str | None:
     age = case.patient.age
     if age is None:
         return "age_unknown"
@@ -126,8 +128,7 @@ def _not_applicable(case: Case) -> str | None:
         return "age_impossible"
     if age.years < ADULT_YEARS:
         return "under_16"
-    pregnancy = case.patient.pregnancy
-    return "pregnant" if pregnancy and pregnancy.status == "pregnant" else None
+    return "pregnant" if gestation(case, rows).status == "pregnant" else None
 
 
 def observations(case: Case, values: Sequence[Value]) -> tuple[Observation, ...]:
