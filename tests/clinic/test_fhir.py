@@ -336,7 +336,7 @@ def test_a_synthea_history_is_told_briefly() -> None:
     assert case._subject == "urn:uuid:p1"
     assert told(case, "patient") == ["65 years, male, 83 kg"]
     assert told(case, "finding") == ["Acute bronchitis 2026-10-01"]
-    assert told(case, "history") == ["Viral sinusitis (resolved)", "vaccinated: Influenza, seasonal (2026-10-01)"]
+    assert told(case, "history") == ["Viral sinusitis (resolved)", "vaccination: Influenza, seasonal (2026-10-01)"]
     assert told(case, "vital") == ["diastolic bp 73 mmHg", "systolic bp 126 mmHg"]
     assert told(case, "medication") == ["Metformin 500 MG stopped", "Metformin 500 MG"]
     assert [text.replace("[removed]", "X") for text in told(case, "note")][-1] == "X has chest pain."

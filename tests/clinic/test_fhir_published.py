@@ -163,9 +163,23 @@ def test_vaccines_are_history_and_one_not_given_is_absent() -> None:
     given = FORMS["Immunization R4"][0]
     case = read(given, {**given, "status": "not-done", "occurrenceDateTime": NOW})
     assert told(case, "history") == [
-        "vaccinated: Influenza, seasonal, injectable (2025-10-02)",
-        "no vaccinated: Influenza, seasonal, injectable",
+        "vaccination: Influenza, seasonal, injectable (2025-10-02)",
+        "no vaccination: Influenza, seasonal, injectable",
     ]
+
+
+def test_a_time_in_words_is_not_cut() -> None:
+    vaccine = {key: value for key, value in FORMS["Immunization R4"][0].items() if key != "occurrenceDateTime"}
+    case = read({**vaccine, "occurrenceString": "January 2012"})
+    assert told(case, "history") == ["vaccination: Influenza, seasonal, injectable (January 2012)"]
+
+
+def test_the_note_of_an_observation_without_a_value_is_told() -> None:
+    notes = [{"text": "Associated with a response."}, {"text": ""}, {"time": NOW}]
+    case = read(observation("81247-9", "Further analysis", None, note=notes))
+    assert told(case, "finding") == ["Further analysis: Associated with a response."]
+    valued = read(observation("2823-3", "Potassium", quantity(4.1, "mmol/L"), note=notes))
+    assert len(facts(valued)) == 1
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ FORMS: dict[str, tuple[Json, tuple[str, str]]] = {
             vaccineCode=coded("http://hl7.org/fhir/sid/cvx", "140", "Influenza, seasonal, injectable"),
             occurrenceDateTime="2025-10-02T09:00:00-05:00",
         ),
-        ("history", "vaccinated: Influenza, seasonal, injectable (2025-10-02)"),
+        ("history", "vaccination: Influenza, seasonal, injectable (2025-10-02)"),
     ),
     "MedicationAdministration R4": (
         resource(

@@ -19,7 +19,7 @@ def read_immunization(resource: Resource, record: Record) -> Iterator[Found]:
         return
     given = period(resource.content, "occurrenceDateTime", "occurrenceString", "date")[0]
     stands = "absent" if resource.content.get("status") == "not-done" else "present"
-    text = f"vaccinated: {named.text}"
+    text = f"vaccination: {named.text}"
     shown = f"{text} ({day(given)})" if given and stands == "present" else text
     content = {"text": shown, "status": stands, "code": named.code}
     yield Part("history", content, resource.path, f"{text}|{stands}", given)

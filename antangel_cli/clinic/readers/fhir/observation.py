@@ -66,7 +66,7 @@ def read_observation(resource: Resource, record: Record) -> Iterator[Found]:
         yield Remark("not_taken", resource.kind)
         return
     found = [part for piece in _pieces(resource) for part in _read(piece, resource.kind)]
-    text, hidden = ("", False) if found or resource.content.get("hasMember") else narrative(resource)
+    text, hidden = ("", False) if found or resource.content.get("hasMember") else _told(resource)
     if hidden:
         yield Remark("narrative_hidden", resource.kind)
     if text:
@@ -74,6 +74,15 @@ def read_observation(resource: Resource, record: Record) -> Iterator[Found]:
     elif not found and not resource.content.get("hasMember"):
         yield Remark("without_content", resource.kind)
     yield from found
+
+
+def _told(resource: Resource) -> tuple[str, bool]:
+    """What an Observation without a value says in words: its narrative, else its notes; and whether some was hidden."""
+    text, hidden = narrative(resource)
+    named = concept(resource.content.get("code"))
+    notes = "; ".join(filter(None, (words(row.get("text")) for row in entries(resource.content.get("note")))))
+    said = f"{named.text}: {notes}" if named and notes else notes
+    return text or said, hidden
 
 
 def _pieces(resource: Resource) -> Iterator[Piece]:

@@ -11,6 +11,7 @@ from antangel_cli.clinic.rules import load_rules
 
 _SYSTEMS: dict[str, str] = load_rules("fhir")["systems"]
 _UCUM: dict[str, str] = load_rules("fhir")["ucum"]
+_TIMED = re.compile(r"\d{4}-\d{2}-\d{2}T")
 _SEMANTIC_TAG = re.compile(
     r" \((?:disorder|finding|situation|procedure|event|substance|morphologic abnormality|regime/therapy)\)$"
 )
@@ -113,5 +114,5 @@ def period(resource: dict[str, Any], *names: str) -> tuple[str | None, str | Non
 
 
 def day(text: str | None) -> str | None:
-    """The date in a time."""
-    return text[:10] if text else None
+    """The date in a time; a time told in words stays as it is."""
+    return text[:10] if text and _TIMED.match(text) else text
