@@ -6,6 +6,7 @@ import base64
 import json
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from re import _constants as code  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -16,7 +17,8 @@ import pytest
 
 from antangel_cli.clinic.checks.injection import hits, patterns
 from antangel_cli.clinic.checks.unveiling import bare, decoded
-from antangel_cli.clinic.facts import facts
+from antangel_cli.clinic.facts import Fact, facts
+from antangel_cli.clinic.readers import read_case
 from tests.clinic.cases import EXAMPLES, checked, make_case, prose
 
 ROWS: dict[str, dict[str, list[str]]] = tomllib.loads(
@@ -254,3 +256,28 @@ def _seconds(text: str) -> float:
     start = time.process_time()
     hits(rows, None)
     return time.process_time() - start
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)
+
+
+DATA = [path for path in sorted(Path(__file__).parent.glob("*.toml")) if path.name != "injection_cases.toml"]
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
+def test_sentences_of_other_tests_are_not_suspected(path: Path) -> None:
+    texts = [*_strings(tomllib.loads(path.read_text(encoding="utf-8")))]
+    rows = tuple(Fact(f"F{number}", "text", text, f"x[{number}]") for number, text in enumerate(texts))
+    assert [(rows[int(hit.place[1:])].text, hit.pattern.id) for hit in hits(rows, None)] == []
+
+
+def test_cases_of_examples_are_not_suspected() -> None:
+    lines = [line for path in EXAMPLES.glob("*.jsonl") for line in path.read_text(encoding="utf-8").splitlines()]
+    cases = [read_case(line.encode(), None) for line in lines if line.startswith('{"schema"')]
+    assert len(cases) >= 12
+    assert [case.id for case in cases if hits(facts(case), case.question)] == []
