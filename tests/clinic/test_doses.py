@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from antangel_cli.clinic.dose import mark_doses
+from antangel_cli.clinic.dose import WITHHELD, mark_doses, withhold_doses
 from antangel_cli.clinic.dose_refusal import dose_refusal
 from antangel_cli.clinic.facts import facts
 from tests.clinic.cases import make_case
 
 MAN: dict[str, Any] = {"age": {"value": 50}, "sex_at_birth": "male"}
 WOMAN: dict[str, Any] = {"age": {"value": 30}, "sex_at_birth": "female"}
+
+CASES = tomllib.loads((Path(__file__).parent / "doses.toml").read_text(encoding="utf-8"))
+DOSES = [pair for language in CASES.values() for pair in language["dose"]]
+NO_DOSES = [text for language in CASES.values() for text in language["none"]]
 
 
 @pytest.mark.parametrize(
@@ -50,3 +57,51 @@ def test_whom_doses_are_never_shown_for(
 )
 def test_a_shown_dose_is_marked(text: str, chinese: bool, marked: str) -> None:
     assert mark_doses(text, chinese) == marked
+
+
+@pytest.mark.parametrize(("text", "rest"), DOSES, ids=[text for text, _ in DOSES])
+def test_the_whole_dose_is_withheld(text: str, rest: str) -> None:
+    assert withhold_doses(text, False).replace(WITHHELD["en"], "[]") == rest
+    assert withhold_doses(text, True).replace(WITHHELD["zh"], "[]") == rest
+
+
+@pytest.mark.parametrize("text", NO_DOSES)
+def test_what_is_no_dose_stays(text: str) -> None:
+    assert withhold_doses(text, False) == text
+
+
+@pytest.mark.parametrize("text", [text for text, _ in DOSES])
+def test_a_dose_stays_one_in_a_sentence(text: str) -> None:
+    for around in ("Give {}.", "({})", "{}, then review", "给予{}。"):
+        assert WITHHELD["en"] in withhold_doses(around.format(text), False)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1",
+        "1,",
+        "1 x ",
+        "one ",
+        "half a ",
+        "一",
+        "1/",
+        "5 mg ",
+        "5 mg/",
+        "500 ",
+        "1-",
+        "半片,每日",
+        "q8h",
+        "urine output ",
+        "million ",
+    ],
+)
+def test_time_grows_with_the_text_alone(piece: str) -> None:
+    def took(size: int) -> float:
+        text = piece * (size // len(piece))
+        start = time.perf_counter()
+        withhold_doses(text, False)
+        return time.perf_counter() - start
+
+    took(1_000)
+    assert took(160_000) < max(40 * took(16_000), 0.5)
