@@ -8,8 +8,10 @@ import hmac
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from antangel_cli.cases import Checked
 from antangel_cli.clinic.audit import AuditError, Entry, append, key, require_writable
 from antangel_cli.clinic.model import Model
+from antangel_cli.clinic.provenance import input_hmac
 from antangel_cli.clinic.rules import rules_provenance
 from antangel_cli.errors import BROKEN_PIPE, INTERRUPTED, PolicyError
 from antangel_cli.options import CaseOptions, ChatOptions
@@ -28,9 +30,7 @@ _FOUND = ("allergy_conflicts", "pregnancy_conflicts", "injection_suspected", "se
 class Audit:
     """Writes the lines of one run. Where it cannot: a warning, once, or PolicyError where the log is required."""
 
-    def __init__(
-        self, settings: Settings, terminal: Terminal, command: str, options: Options | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, terminal: Terminal, command: str, options: Options | None = None) -> None:
         self.written = 0
         self._required = settings.audit_required
         self._terminal = terminal
@@ -58,6 +58,11 @@ class Audit:
             urgency=record.get("urgency_final"),
             fired=fired(record.get("checks") or {}),
         )
+
+    def checked(self, found: Checked | None, output: str, exit_code: int) -> None:
+        """The line of a file that `validate` read, or could not read (None), without a model."""
+        said = {"input_hmac": input_hmac(found.case), "fired": fired(found.checks.to_json())} if found else {}
+        self.write(exit_code, output_hash=_hash(output) if output else None, **said)
 
     def reply(
         self, question: str, output: str, model: Model, checks: Mapping[str, Any], system: str | None = None
@@ -91,9 +96,7 @@ class Audit:
 
 
 @contextlib.contextmanager
-def audited(
-    settings: Settings, terminal: Terminal, command: str, options: Options | None = None
-) -> Iterator[Audit]:
+def audited(settings: Settings, terminal: Terminal, command: str, options: Options | None = None) -> Iterator[Audit]:
     """The audit of one run: what ends it early leaves a line with the exit code. Raises PolicyError."""
     audit = Audit(settings, terminal, command, options)
     audit.require()

@@ -132,7 +132,12 @@ READING = Group(
     "Case",
     (
         _flag(InputFormat, "--input-format", help="How to read the input.", metavar="auto|case|fhir|phenopacket|text"),
-        _flag(bool, "--redact", help="Remove fields that identify the patient instead of refusing the case."),
+        _flag(
+            bool,
+            "--redact",
+            help="Remove fields that identify the patient, and in texts names after a title or label, telephone "
+            "and record numbers, e-mail and birth dates, instead of refusing the case; others may remain.",
+        ),
         _flag(
             bool,
             "--accept-implausible",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from antangel_cli.auditing import audited
 from antangel_cli.cases import Checked, read_one
 from antangel_cli.clinic.writers.json_text import dumped
 from antangel_cli.errors import CommandError
@@ -16,23 +18,38 @@ from antangel_cli.terminal import Terminal, clean
 
 
 def validate(settings: Settings, files: Sequence[str], options: CaseOptions) -> int:
-    """Print the facts and warnings of each file; the exit code is that of the worst."""
+    """Print the facts and warnings of each file; the exit code is that of the worst. Each leaves an audit line."""
     terminal = Terminal.of(settings)
     require_writable(options.output, options.force)
-    outputs: list[str] = []
-    codes = [0]
-    for file in files:
-        try:
-            checked = Checked.of(read_one(file, options, settings.no_input), options.accept_implausible)
-            outputs.append(_text(checked.record | {"file": file}) if settings.json else _page(terminal, file, checked))
-        except Exception as error:
-            failure = describe(error)
-            codes.append(_code(failure, error))
-            terminal.failure(failure)
-            if settings.json:
-                outputs.append(_text({"file": file, "status": "error", "error": failure.record}))
-    _deliver(terminal, "\n".join(outputs), options)
-    return max(codes)
+    with audited(settings, terminal, "validate", options) as audit:
+        outcomes = []
+        for file in files:
+            outcomes.append(outcome := _outcome(terminal, settings, file, options))
+            audit.checked(outcome.checked, outcome.text, outcome.code)
+        _deliver(terminal, "\n".join(outcome.text for outcome in outcomes if outcome.text), options)
+    return max((outcome.code for outcome in outcomes), default=0)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a file: what is written of it, its exit code, and its case where it was read."""
+
+    text: str = field(repr=False)
+    code: int
+    checked: Checked | None = field(default=None, repr=False)
+
+
+def _outcome(terminal: Terminal, settings: Settings, file: str, options: CaseOptions) -> _Outcome:
+    try:
+        checked = Checked.of(read_one(file, options, settings.no_input), options.accept_implausible)
+        text = _text(checked.record | {"file": file}) if settings.json else _page(terminal, file, checked)
+        return _Outcome(text, 0, checked)
+    except Exception as error:
+        failure = describe(error)
+        code = _code(failure, error)
+        terminal.failure(failure)
+        record = {"file": file, "status": "error", "error": failure.record}
+        return _Outcome(_text(record) if settings.json else "", code)
 
 
 def _code(failure: CommandError, error: Exception) -> int:

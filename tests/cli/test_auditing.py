@@ -165,3 +165,31 @@ def test_a_line_that_steers_a_terminal_is_shown_without_its_escapes() -> None:
         log.write(json.dumps({"user": "\x1b[2J\x9bmroot"}).encode() + b"\n")
     assert "\x1b" not in run("audit", "show").stdout
     assert "\x9b" not in run("audit", "show").stdout
+
+
+def test_a_validation_is_one_line_a_file_without_a_model(case: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{}", encoding="utf-8")
+    result = run("validate", case, str(wrong), "--accept-implausible")
+    assert result.exit_code == 3
+    good, bad = lines()
+    assert {good["command"], bad["command"]} == {"validate"}
+    assert (good["exit_code"], bad["exit_code"]) == (0, 3)
+    assert good["overridden"] == ["accept_implausible"]
+    assert good["input_hmac"]
+    assert bad["input_hmac"] is None
+    assert any(name.startswith("red_flag:") for name in good["fired"])
+    assert hashlib.sha256(result.stdout.rstrip("\n").encode()).hexdigest() == good["output_hash"]
+    assert run("diagnose", case, "--accept-implausible").exit_code == 0
+    assert lines()[2]["input_hmac"] == good["input_hmac"]
+    assert verify().sound
+
+
+def test_validation_is_refused_where_the_required_log_cannot_be_written(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_audit(tmp_path, monkeypatch)
+    break_log()
+    result = run("validate", case)
+    assert result.exit_code == 7
+    assert "chest" not in result.stdout
