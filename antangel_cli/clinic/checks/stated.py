@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from antangel_cli.clinic.case import Case, Medication
+from antangel_cli.clinic.case import Age, Case, Medication
 from antangel_cli.clinic.checks.drugs.allergies import denied_in, stated_in
 from antangel_cli.clinic.checks.drugs.names import drugs_in, resolve_allergen
 from antangel_cli.clinic.checks.statements import asserted, statements
@@ -137,32 +137,23 @@ def _pregnancies(case: Case, rows: Sequence[Fact]) -> Iterator[str]:
 
 def _patient(case: Case, rows: Sequence[Fact]) -> Found:
     """Another age or sex in the first sentence of complaint or narrative than in the fields."""
+    # The readers import the folding of the checks.
+    from antangel_cli.clinic.readers.demographics import demographics
+
     for part in ("chief_complaint", "narrative"):
-        first = folded(next(sentences(getattr(case, part) or ""), "")[:MOST_READ])
-        if not first or _pattern("stated", "relatives").search(first):
-            continue
-        if _other_age(case, first):
+        told = demographics(next(sentences(getattr(case, part) or ""), "")[:MOST_READ])
+        if case.patient.age and "age" in told and _ages_apart(case.patient.age, Age(**told["age"])):
             yield {"code": "age_differs", "path": f"{part}#0"}
-        if _other_sex(case, first):
+        # A sex that only a pregnancy tells is left to the rule above.
+        sex = None if "pregnancy" in told else told.get("sex_at_birth")
+        if {case.patient.sex_at_birth, sex} == {"female", "male"}:
             yield {"code": "sex_differs", "path": f"{part}#0"}
 
 
-def _other_age(case: Case, text: str) -> bool:
-    if case.patient.age is None:
-        return False
-    for name, years, apart in (("years", 1, 2), ("months", 12, 3)):
-        match = _pattern("stated", name).search(text)
-        if match:
-            told = next(int(digits) for digits in match.groups() if digits)
-            return abs(int(case.patient.age.years * years) - told) >= apart
-    return False
-
-
-def _other_sex(case: Case, text: str) -> bool:
-    male, female = (bool(_pattern("stated", name).search(text)) for name in ("male", "female"))
-    if male == female:
-        return False
-    return case.patient.sex_at_birth == ("female" if male else "male")
+def _ages_apart(first: Age, second: Age) -> bool:
+    """Whether two ages differ by more than one and a half of the larger of their units."""
+    unit = max(Age(value=1.0, unit=age.unit).years for age in (first, second))
+    return abs(first.years - second.years) > 1.5 * unit
 
 
 _RULES_OF_WORDS: tuple[Callable[[Case, Sequence[Fact]], Found], ...] = (
