@@ -37,11 +37,12 @@ def answers() -> tuple[Any, ...]:
 
 @cache
 def bundles() -> tuple[Any, ...]:
-    """FHIR: a short history in the form of a Synthea export, its resources, and a Bundle of R5."""
+    """FHIR: a short history in the form of a Synthea export, a resource of every type that is read, a Bundle of R5."""
+    from tests.clinic.fhir_examples.resources import FORMS, bundle
     from tests.clinic.fhir_examples.synthea import history
 
-    whole = history(years=1, visits=2)
-    return (whole, whole, {**whole, "type": "searchset"}, *(entry["resource"] for entry in whole["entry"][:12]), _R5)
+    whole, forms = history(years=1, visits=2), [document for document, _ in FORMS.values()]
+    return (whole, whole, {**whole, "type": "searchset"}, bundle(*forms), *forms, _R5)
 
 
 _R5 = {
