@@ -16,7 +16,7 @@ _NUMBER = r"(?:\d{1,3}[/⁄]\d{1,3}(?!\d)|\d[\d,]{0,30}+(?:\.\d{1,30}+)?+)"
 """Bounded: in a text of numbers and commas each could begin anywhere and reach to its end."""
 _RANGE = r"\s?(?:-|–|—|~|to|or|至|到|或)\s?"
 _NO_CONCENTRATION = (
-    r"(?![a-z%])(?!\s?(?:/|per )\s?(?:d?l|m?mol|g|[mμu]l|分?升|毫升|100 ?ml)(?![a-z]))(?!\s?/\s?min\s?/\s?1\.73)"
+    r"(?![a-z\d%])(?!\s?(?:/|per )\s?(?:d?l|m?mol|g|[mμu]l|分?升|毫升|100 ?ml)(?![a-z]))(?!\s?/\s?min\s?/\s?1\.73)"
 )
 _REACH = 60
 """Characters before an amount that say it was measured."""
