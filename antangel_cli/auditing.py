@@ -111,11 +111,12 @@ def audited(settings: Settings, terminal: Terminal, command: str, options: Optio
 def fired(checks: Mapping[str, Any]) -> tuple[str, ...]:
     """The checks that found something, by name: identifiers of rules and bands, no word of the case."""
     flags = [f"red_flag:{flag['rule']}" for flag in checks.get("rule_red_flags") or []]
-    score = checks.get("news2")
+    score, child = checks.get("news2"), checks.get("paediatric")
     warned = sorted({f"input:{warning['code']}" for warning in checks.get("input_warnings") or []})
     return (
         *flags,
         *([f"news2:{score['band']}"] if score else []),
+        *([f"paediatric:{child['band']}"] if child and child["out_of_range"] else []),
         *(name for name in _FOUND if checks.get(name)),
         *warned,
     )

@@ -15,6 +15,7 @@ from antangel_cli.clinic.facts import Fact, fact_line
 from antangel_cli.clinic.prompt import case_message, load_prompt
 from antangel_cli.clinic.readers import read_case
 from antangel_cli.clinic.readers.prose import language_of
+from antangel_cli.clinic.writers.vitals import paediatric_line
 from antangel_cli.conversation import sampling_of
 from antangel_cli.errors import UsageError
 from antangel_cli.files import STDIN, read_input
@@ -143,6 +144,8 @@ def red_flag_line(fired: Fired, chinese: bool) -> str:
 def _remarks(found: dict[str, Any], chinese: bool) -> Iterator[str]:
     if found["news2"]:
         yield _news2(found["news2"], chinese)
+    if found["paediatric"]:
+        yield paediatric_line(found["paediatric"], chinese, ("、" if chinese else ", ").join)
     for entry in found["set_aside"]:
         label = "数值不可能，已搁置" if chinese else "Impossible, set aside"
         yield f"{label}: {entry['path']} {entry['value']}"

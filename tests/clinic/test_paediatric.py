@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from antangel_cli.app import app
+from antangel_cli.auditing import fired
 from antangel_cli.clinic.case import Age
 from antangel_cli.clinic.checks import Checks
 from antangel_cli.clinic.checks.news2 import acvpu
@@ -262,3 +263,16 @@ def test_validate_reports_a_child(tmp_path: Path, language: str, names: tuple[st
     assert checks["urgency_floor"] == "urgent"
     assert any(entry["message"].startswith(score) for entry in checks["not_run"])
     assert set(checks["paediatric"]["missing"]) < set(PARAMETERS)
+
+
+def test_validate_says_it_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    content = {"schema": "antangel.case/1", "id": "c", "chief_complaint": "cough", **CHILD}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    result = CliRunner().invoke(app, ["validate", str(path)])
+    assert "age band 1 to 2 years: pulse 175 /min" in " ".join(result.output.split())
+
+
+def test_the_audit_names_the_band_and_nothing_else() -> None:
+    assert "paediatric:6-7y" in fired(child(PUPIL, pulse=128).to_json())
+    assert not any("paediatric" in name for name in fired(child(PUPIL).to_json()))

@@ -17,7 +17,7 @@ def vitals_lines(checks: dict[str, Any], chinese: bool, joined: Joined) -> Itera
     if checks["news2"]:
         yield _news2(checks["news2"], chinese) + _lacking(checks["news2"]["missing"], chinese, joined)
     if checks["paediatric"]:
-        yield _banded(checks["paediatric"], chinese, joined)
+        yield paediatric_line(checks["paediatric"], chinese, joined)
 
 
 def _news2(score: dict[str, Any], chinese: bool) -> str:
@@ -26,7 +26,8 @@ def _news2(score: dict[str, Any], chinese: bool) -> str:
     return WORDS["news2"][chinese].format(least=least, score=score["score"], band=band)
 
 
-def _banded(found: dict[str, Any], chinese: bool, joined: Joined) -> str:
+def paediatric_line(found: dict[str, Any], chinese: bool, joined: Joined) -> str:
+    """A child's vital signs that are out of range for its age, and what was not recorded."""
     rows = [_out_of_range(row, chinese) for row in found["out_of_range"]]
     said = joined(rows) if rows else WORDS["in_range"][chinese]
     text = WORDS["age_band"][chinese].format(band=band_name(found["band"], chinese), found=said)
