@@ -117,7 +117,7 @@ class Engine:
     ) -> Engine:
         """Opens a pack or a checkpoint directory, within the memory that the config allows.
 
-        `progress` is told how many layers are loaded, and of how many; `announce` what takes seconds besides, and
+        `progress` is told how many bytes are loaded, and of how many; `announce` what takes seconds besides, and
         what was chosen where not all experts fit. Raises CheckpointError, OptionError or CapacityError.
         """
         from runtime.model import DecoderModel
@@ -170,8 +170,12 @@ class Engine:
         self._model.routing_observer = observer
 
     def replace_routing(self, source: Callable[[int, Tensor], Tensor] | None) -> None:
-        """From now on the source names the experts [T, K] of a layer in place of the router's, for measuring."""
+        """From now on the source names the experts [T, K] of a layer in place of the router's, for measuring.
+
+        What was computed with the experts of before is shared no more. Call it while no request is in flight.
+        """
         self._model.routing_source = source
+        self._scheduler.forget_prefixes()
 
     def submit(self, request: Request) -> int:
         """Queues a request and returns its sequence id.
@@ -229,9 +233,9 @@ class Engine:
             self._drop(generation, generation.interrupt("abort"))
 
     def stats(self) -> EngineStats:
-        counters = vars(self._counters) | {"ttft_seconds": dict(self._counters.ttft_seconds)}
+        recent = {name: dict(getattr(self._counters, name)) for name in ("ttft_seconds", "shared_by_sequence")}
         return EngineStats(
-            **counters,
+            **vars(self._counters) | recent,
             kv_blocks_free=self._allocator.free_count,
             kv_blocks_total=self._allocator.total,
             preemptions=self._scheduler.preemptions,
@@ -385,7 +389,8 @@ class Engine:
     def _note_first(self, generation: Generation) -> None:
         if not generation.saw_token:
             generation.saw_token = True
-            self._counters.count_first(generation.sequence.id, time.monotonic() - generation.submitted)
+            sequence = generation.sequence
+            self._counters.count_first(sequence.id, time.monotonic() - generation.submitted, sequence.shared)
 
     def _take_note(self, advances: Iterable[Advance]) -> None:
         """Counts and tells what the scheduler has already done."""

@@ -96,9 +96,17 @@ class BlockAllocator:
         for block in reversed(returned):
             self._give_back(block)
 
+    def forget(self) -> None:
+        """Blocks that were kept are free, and nobody finds what they hold."""
+        while self._kept:
+            heapq.heappush(self._free, self._take_kept())
+
     def _take(self) -> int:
         if self._free:
             return heapq.heappop(self._free)
+        return self._take_kept()
+
+    def _take_kept(self) -> int:
         block = next(iter(self._kept))
         del self._kept[block]
         if self._prefixes is not None:

@@ -130,6 +130,10 @@ class Scheduler:
         else:
             self._waiting.remove(sequence)
 
+    def forget_prefixes(self) -> None:
+        """What sequences that are over have computed is shared no more."""
+        self.allocator.forget()
+
     def check_integrity(self) -> None:
         """Raises RuntimeError unless every block and every sequence is where it belongs."""
         self.allocator.check_integrity()
@@ -188,6 +192,7 @@ class Scheduler:
         newcomer.blocks.extend(known.block for known in found)
         newcomer.known.extend(known.number for known in found)
         newcomer.cached = len(found) * self.block_size
+        newcomer.shared += newcomer.cached
         self.shared_tokens += newcomer.cached
 
     def _record(self, sequence: Sequence) -> None:

@@ -13,7 +13,7 @@ class Sequence:
     """One text in the making: its tokens and where their keys and values are kept.
 
     Only the scheduler changes it. `limit` is the most tokens it may ever hold; `known` numbers its first blocks in the
-    index of prefixes.
+    index of prefixes; `shared` counts tokens that were in the cache already when it was admitted.
     """
 
     id: int
@@ -22,6 +22,7 @@ class Sequence:
     cached: int = 0
     blocks: list[int] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
+    shared: int = 0
 
     @property
     def pending(self) -> int:

@@ -72,6 +72,7 @@ class EngineStats:
     decode_seconds: float
     model_seconds: float
     ttft_seconds: Mapping[int, float]
+    shared_by_sequence: Mapping[int, int]
     kv_blocks_free: int
     kv_blocks_total: int
     peak_running: int
@@ -109,6 +110,7 @@ class Counters:
     mtp_drafts: int = 0
     mtp_hits: int = 0
     ttft_seconds: dict[int, float] = field(default_factory=dict)
+    shared_by_sequence: dict[int, int] = field(default_factory=dict)
 
     def count_step(self, prompt_rows: int, drawn: int, seconds: float) -> None:
         self.prompt_tokens += prompt_rows
@@ -118,8 +120,10 @@ class Counters:
             self.decode_seconds += seconds
             self.decode_tokens += drawn
 
-    def count_first(self, sequence_id: int, seconds: float) -> None:
-        """Notes a time to first token; the oldest note goes when there are too many."""
+    def count_first(self, sequence_id: int, seconds: float, shared: int) -> None:
+        """Notes a time to first token, and tokens shared; the oldest note goes when there are too many."""
         self.ttft_seconds[sequence_id] = seconds
+        self.shared_by_sequence[sequence_id] = shared
         if len(self.ttft_seconds) > TIMES_KEPT:
-            del self.ttft_seconds[next(iter(self.ttft_seconds))]
+            oldest = next(iter(self.ttft_seconds))
+            del self.ttft_seconds[oldest], self.shared_by_sequence[oldest]
