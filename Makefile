@@ -49,15 +49,15 @@ fuzz: setup
 injection: setup
 	$(BIN)/python -m bench.injection
 
-# Tests of GPU kernels are interpreted one operation at a time: they run beside all the others, and are shown behind them.
-INTERPRETED := tests/kernels/gpu tests/runtime/gpu tests/bench/test_gpu.py
-SHOWN_LAST := .venv/interpreted.log
+# Two halves that take about as long, side by side: one is of the runtime and the kernels, and is shown behind the other.
+BENEATH := tests/kernels tests/runtime tests/bench
+SHOWN_LAST := .venv/beneath.log
 
 test: check
-	@echo "running the tests, and beside them the GPU kernels in Triton's interpreter"
-	@$(BIN)/python -m pytest -m "not gpu" $(INTERPRETED) > $(SHOWN_LAST) 2>&1 & interpreted=$$!; \
-	$(BIN)/python -m pytest -m "not gpu" $(addprefix --ignore=,$(INTERPRETED)); others=$$?; \
-	wait $$interpreted; kernels=$$?; cat $(SHOWN_LAST); exit $$((others | kernels))
+	@echo "running the tests of the command line, and beside them those of the runtime and the kernels"
+	@$(BIN)/python -m pytest -m "not gpu" $(BENEATH) > $(SHOWN_LAST) 2>&1 & beneath=$$!; \
+	$(BIN)/python -m pytest -m "not gpu" $(addprefix --ignore=,$(BENEATH)); above=$$?; \
+	wait $$beneath; below=$$?; cat $(SHOWN_LAST); exit $$((above | below))
 
 # Kernels for all architectures, each case for all five: minutes, where `make test` takes one for each in turn.
 compile: setup
