@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fhir.resources.R4B import get_fhir_model_class
+from fhir.resources import get_fhir_model_class as model_of_r5
+from fhir.resources.R4B import get_fhir_model_class as model_of_r4
 
 from antangel_cli.clinic.case import Case
+from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.facts import facts
 from antangel_cli.clinic.readers import read_case
 from tests.clinic.fhir_examples.resources import (
@@ -32,6 +35,49 @@ BILLS = {"Claim", "ExplanationOfBenefit"}
 """What is counted and not read, and so not written out in full."""
 PULSE = FORMS["Observation R4"][0]
 INGREDIENTS = [{"itemCodeableConcept": {"text": "amino acids"}}, {"item": {"concept": {"text": "glucose"}}}]
+
+
+PUBLISHED = {path.stem: path for path in (Path(__file__).parent / "fhir_examples" / "published").iterdir()}
+FACTS = {
+    "AllergyIntolerance-nkla": [("history", "No Known Latex Allergy")],
+    "Bundle-ips-minimal": [
+        ("patient", "44 years, female"),
+        ("history", "Menopausal flushing"),
+        ("medication", "Product containing anastrozole (medicinal product) 1 tablet Oral use"),
+        ("allergy", "Substance with penicillin structure high risk"),
+    ],
+    "Condition-f201": [("history", "Fever, Entire body as a whole (resolved)")],
+    "Encounter-xcda": [("complaint", "Arm")],
+    "FamilyMemberHistory-mother": [("family", "mother: Stroke at 56 yr")],
+    "Immunization-historical": [("history", "vaccination: Influenza (January 2012)")],
+    "MedicationAdministration-medadmin0302": [("medication", "Potassium Chloride + Sodium Chloride 0.9%")],
+    "MedicationRequest-medrx0323": [("medication", "Clinimix 4.25/10 sulfite-free")],
+    "Observation-alcohol-type": [
+        ("social", f"Type of alcohol consumed: {drink}") for drink in ("Wine", "Beer", "Liquor")
+    ],
+    "Observation-blood-pressure-dar": [("vital", "systolic bp 107 mmHg")],
+    "Observation-example-genetics-3": [("finding", "Further analysis: The EGFR p.L858R mutation")],
+    "Observation-glasgow": [
+        ("finding", "GCS Motor: 5 (Localizes painful stimuli)"),
+        ("finding", "GSC Verbal: 4 (Confused, disoriented)"),
+        ("finding", "Eyes: 4 (Opens eyes spontaneously)"),
+        ("vital", "gcs 13"),
+    ],
+    "Procedure-colonoscopy": [("procedure", "Colonoscopy; complication: Perforated intestine condition")],
+}
+"""Of published examples: the kind of each fact, and how its text begins."""
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_examples(name: str) -> None:
+    data = PUBLISHED[name].read_bytes()
+    if name == "Observation-trachcare":
+        with pytest.raises(InputError, match="about_another: Observation 1"):
+            read_case(data, None)
+        return
+    found = facts(read_case(data, None))
+    assert [fact.kind for fact in found] == [kind for kind, _ in FACTS[name]]
+    assert all(fact.text.startswith(text) for fact, (_, text) in zip(found, FACTS[name], strict=True))
 
 
 def read(*resources: Any) -> Case:
@@ -236,7 +282,11 @@ def _written() -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", sorted({document["resourceType"] for document in _written()} - BILLS))
 def test_what_readers_are_tested_with_is_fhir_by_the_models_of_others(kind: str) -> None:
-    model = get_fhir_model_class(kind)
     for document in _written():
         if document["resourceType"] == kind:
-            model.model_validate(document)
+            model_of_r4(kind).model_validate(document)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form.endswith("R5")])
+def test_what_is_of_r5_is_so_by_the_models_of_others(form: str) -> None:
+    model_of_r5(form.split()[0]).model_validate(FORMS[form][0])
