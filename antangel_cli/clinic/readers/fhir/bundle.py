@@ -177,8 +177,7 @@ def _subject(resource: Resource) -> str | None:
 
 def about_another(resource: Resource, record: Record) -> bool:
     """Whether its subject is no patient (a group, a device, a place), or its focus is not this one (R4 `focus`)."""
-    subject = (_target(resource.content.get("subject")) or "").partition("?")[0]
-    kind = shown_kind(bare(subject).rpartition("/")[0])
+    kind = shown_kind(bare(_target(resource.content.get("subject")) or "").rpartition("/")[0])
     own = record.patient.addresses if record.patient else {_subject(resource)}
     focus = [target for target in map(_target, entries(resource.content.get("focus"))) if target]
     return kind not in ("other", "Patient") or any(target not in own and bare(target) not in own for target in focus)
