@@ -214,6 +214,38 @@ def test_vaccines_are_history_and_one_not_given_is_absent() -> None:
     ]
 
 
+@pytest.mark.parametrize("seen", ["2026-11-19", "2024-01-01"])
+def test_what_was_seen_long_ago_is_history_with_its_date(seen: str) -> None:
+    tender = observation("x", "Abdominal tenderness", None, "exam", valueBoolean=False, effectiveDateTime=seen)
+    case = read(encounter(), tender)
+    recent = seen.startswith("2026")
+    assert told(case, "finding") == (["no Abdominal tenderness"] if recent else [])
+    assert told(case, "history") == ([] if recent else ["no Abdominal tenderness (2024-01-01)"])
+
+
+def test_smoking_is_social_history_in_any_category() -> None:
+    smoking = observation("72166-2", "Tobacco smoking status NHIS", None, "survey", valueCodeableConcept={"text": "No"})
+    assert told(read(smoking), "social") == ["Tobacco smoking status NHIS: No"]
+
+
+def test_a_semantic_tag_is_cut_from_the_text_too() -> None:
+    named = {"text": "Sinusitis (disorder)", "coding": [{"system": SNOMED, "code": "36971009"}]}
+    assert told(read(resource("Condition", code=named)), "history") == ["Sinusitis"]
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [({}, "pregnant"), ({"onsetDateTime": "2026-03-20"}, "pregnant"), ({"clinicalStatus": coded("x", "resolved")}, "unknown"),
+     ({"verificationStatus": coded("x", "refuted")}, "unknown"), ({"onsetDateTime": "2020-01-01"}, "unknown")],
+)  # fmt: skip
+def test_a_pregnancy_on_the_problem_list_is_one(more: dict[str, Any], status: str) -> None:
+    problem = resource(
+        "Condition", **{"code": coded(SNOMED, "72892002", "Normal pregnancy"), "onsetDateTime": NOW, **more}
+    )
+    found = read(patient(gender="female", extension=[]), encounter(), problem).patient.pregnancy
+    assert (found.status if found else "unknown") == status
+
+
 def test_a_time_in_words_is_not_cut() -> None:
     vaccine = {key: value for key, value in FORMS["Immunization R4"][0].items() if key != "occurrenceDateTime"}
     case = read({**vaccine, "occurrenceString": "January 2012"})

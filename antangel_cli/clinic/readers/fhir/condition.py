@@ -10,10 +10,13 @@ from antangel_cli.clinic.readers.fhir.narrative import concept_or_narrative
 from antangel_cli.clinic.readers.fhir.values import codes_of, concept, day, period, words
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
+from antangel_cli.clinic.rules import load_rules
 
 RECENT = timedelta(days=30)
 """A condition that began at most so long before the case is told counts as present."""
 
+_PREGNANT = frozenset(load_rules("fhir")["pregnant_conditions"]["codes"])
+PREGNANCY = timedelta(weeks=45)
 _OVER = {"inactive", "resolved", "remission"}
 _DOUBTED = {"unconfirmed", "provisional", "differential"}
 
@@ -28,6 +31,8 @@ def read_condition(resource: Resource, record: Record) -> Iterator[Found]:
     site = concept(resource.content.get("bodySite"))
     text = f"{named.text}, {site.text}" if site else named.text
     common = {"status": _status(resource), "code": named.code}
+    if named.codes & _PREGNANT and common["status"] == "present" and not clinical & _OVER and _lasts(resource, record):
+        yield Part("patient", {"pregnancy": {"status": "pregnant"}}, resource.path)
     if clinical & _OVER or not _current(resource, record):
         over = next(iter(sorted(clinical & _OVER)), None)
         text = f"{text} ({over})" if over else text
@@ -54,6 +59,12 @@ def _current(resource: Resource, record: Record) -> bool:
     if began is None or record.now is None:
         return "encounter-diagnosis" in codes_of(resource.content.get("category"))
     return began >= record.now - RECENT
+
+
+def _lasts(resource: Resource, record: Record) -> bool:
+    """Whether a pregnancy that began then can still last."""
+    began = instant(_began(resource))
+    return _current(resource, record) or bool(began and record.now and began >= record.now - PREGNANCY)
 
 
 def _began(resource: Resource) -> str | None:

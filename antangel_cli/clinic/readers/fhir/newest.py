@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
 
-CURRENT = {"vitals": timedelta(days=1), "labs": timedelta(days=7)}
-"""How long before the encounter a value may have been measured and still count as current."""
+CURRENT = {"vitals": timedelta(days=1), "labs": timedelta(days=7), "findings": timedelta(days=30)}
+"""How long before the encounter a value may have been measured, or a finding observed, and still count as current."""
 
 
 def each_text_once(found: Iterable[Found]) -> Iterator[Found]:
@@ -53,13 +53,16 @@ def old_values_as_history(found: Iterable[Found], now: datetime | None) -> Itera
     for row in found:
         at = instant(row.time) if isinstance(row, Part) else None
         if isinstance(row, Part) and row.section in CURRENT and at and now and at < now - CURRENT[row.section]:
-            yield Part("history", {"text": _dated(row), "code": row.content.get("code")}, row.source)
+            kept = {name: row.content.get(name) for name in ("code", "status")}
+            yield Part("history", {"text": _dated(row), **kept}, row.source)
             yield Remark("told_as_history", row.section)
         else:
             yield row
 
 
 def _dated(part: Part) -> str:
+    if "text" in part.content:
+        return f"{part.content['text']} ({(part.time or '')[:10]})"
     value = part.content["value"]
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     pieces = (part.content["name"], shown, part.content.get("unit"), f"({(part.time or '')[:10]})")

@@ -25,6 +25,7 @@ from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.rules import load_rules, rule_files
 
 _TABLE = load_rules("fhir")
+_SOCIAL = frozenset(_TABLE["social"]["codes"])
 _FLAGS = {"H": "H", "HU": "HH", "HH": "HH", "L": "L", "LU": "LL", "LL": "LL", "N": "N", "A": "A", "AA": "A"}
 
 
@@ -88,6 +89,8 @@ def _told(resource: Resource) -> tuple[str, bool]:
 def _pieces(resource: Resource) -> Iterator[Piece]:
     start, end = period(resource.content, "effectiveDateTime", "effectiveInstant", "effectivePeriod", "issued")
     categories = codes_of(resource.content.get("category"))
+    if codes_of(resource.content.get("code")) & _SOCIAL:
+        categories |= {"social-history"}
     rows = [(resource.path, resource.content)]
     rows += [
         (f"{resource.path}.component[{i}]", row) for i, row in enumerate(entries(resource.content.get("component")))

@@ -51,8 +51,8 @@ def concept(value: Any) -> Concept | None:
     codings = sorted(entries(row.get("coding")), key=lambda coding: coding.get("userSelected") is not True)
     shown = next((text for text in (words(c.get("display")) for c in codings) if text), None)
     code = next((label for label in map(_label, codings) if label), None)
-    text = words(row.get("text")) or (_SEMANTIC_TAG.sub("", shown) if shown else None) or code
-    return Concept(text, code, codes_of(row)) if text else None
+    text = words(row.get("text")) or shown or code
+    return Concept(_SEMANTIC_TAG.sub("", text), code, codes_of(row)) if text else None
 
 
 def _label(coding: dict[str, Any]) -> str | None:
