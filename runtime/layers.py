@@ -15,7 +15,7 @@ from runtime.inventory import expert_layers
 from runtime.moe import MoELayer, Paged, Router
 from runtime.weights import Weights
 
-# Told how many layers are loaded, and of how many.
+# Told how many bytes are loaded, and of how many.
 Progress = Callable[[int, int], None]
 
 
@@ -55,13 +55,16 @@ class LayerReader:
         self._pager = pager
 
     def layers(self, progress: Progress | None) -> tuple[tuple[DecoderLayer, ...], tuple[MTPLayer, ...]]:
+        """All of them, those that draft last. Of the bytes that `progress` is told each counts for an even share."""
         decoder = self._config.num_hidden_layers
         total = decoder + self._config.num_nextn_predict_layers
+        sizes = self._weights.sizes
+        size = sizes.dense + (0 if self._pager else sizes.experts.nbytes)
         layers: list[DecoderLayer] = []
         for index in range(total):
             layers.append(self._decoder_layer(index))
             if progress is not None:
-                progress(index + 1, total)
+                progress(size * (index + 1) // total, size)
         return tuple(layers[:decoder]), tuple(self._mtp_layer(layer) for layer in layers[decoder:])
 
     def stored(self, name: str) -> Tensor:

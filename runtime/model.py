@@ -111,7 +111,7 @@ class DecoderModel:
         progress: Progress | None = None,
         announce: Announce | None = None,
     ) -> DecoderModel:
-        """Checks the directory, then maps or reads it. `progress` is told layers done and in all.
+        """Checks the directory, then maps or reads it. `progress` is told bytes done and in all.
 
         Raises CheckpointError.
         """

@@ -150,7 +150,7 @@ class HostPool:
                         raise arrival.error
                     done += 1
                 if progress is not None:
-                    progress(done, total)
+                    progress(done * self.blob_bytes, total * self.blob_bytes)
         finally:
             transfer.close()
 
