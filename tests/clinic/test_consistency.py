@@ -295,6 +295,8 @@ def test_one_temperature_in_two_units_is_one_value() -> None:
         (("否认咳嗽", "absent"), ("皮疹", "present"), "negated_twice"),
         (("无痛性血尿", "absent"), ("皮疹", "present"), None),
         (("nodules", "absent"), ("rash", "present"), None),
+        (("Absent radius", "absent"), ("rash", "present"), None),
+        (("denies fever", "present"), ("febrile", "present"), "present_and_absent"),
     ],
 )
 @pytest.mark.parametrize("part", ["findings", "history"])

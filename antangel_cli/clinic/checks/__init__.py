@@ -113,8 +113,9 @@ def _warnings(case: Case, read: Measured) -> Iterator[dict[str, Any]]:
             if m.time is not None and moment(m.time) is None:
                 yield {"code": "time_unclear", "path": f"{part}[{i}]"}
     yield from warnings(case, read)
-    yield from contradictions(case, facts(case), read)
-    yield from _identifiers(facts(case))
+    rows = facts(case)
+    yield from contradictions(case, rows, read)
+    yield from _identifiers(rows)
 
 
 def _identifiers(rows: Sequence[Fact]) -> Iterator[dict[str, Any]]:
