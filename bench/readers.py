@@ -28,6 +28,7 @@ from antangel_cli.clinic.readers.intake import take_in
 
 ENDINGS = {".json", ".ndjson", ".jsonl"}
 KINDS = (*READ, "Bundle")
+_OF_A_RECORD = re.compile(rb'"resourceType"\s*:\s*"(?:' + "|".join(KINDS).encode() + rb')"')
 _REMARKS = re.compile(r" \(.*\)")
 """What a refusal counts of one document, which would make each of its own kind."""
 
@@ -84,6 +85,8 @@ class Tally:
 
 def kind_of(data: bytes, name: str) -> str | None:
     """The resource type of a file, `lines` of several, `phenopacket`, or None for what is no patient's record."""
+    if b'"resourceType"' in data and not _OF_A_RECORD.search(data):
+        return None
     try:
         intake = take_in(data)
         format_ = detect(intake, name)
