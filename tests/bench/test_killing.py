@@ -17,9 +17,9 @@ def test_after_kills_the_output_is_that_of_a_run_nobody_disturbed(tmp_path: Path
 
 
 def test_the_comparison_sees_a_line_that_is_missing_moved_or_changed(tmp_path: Path) -> None:
-    trial(Program(nano=False), 4, tmp_path / "one", [])
+    trial(Program(nano=False), 6, tmp_path / "one", [])
     wanted = outline(tmp_path / "one")
-    assert len(wanted) == len([*lines(4)])
+    assert len(wanted) == len([*lines(6)])
     place = tmp_path / "one" / "out.jsonl"
     first, second, *rest = place.read_text().splitlines(keepends=True)
     for changed in ([second, *rest], [second, first, *rest], [first.replace("hours", "days"), second, *rest]):
