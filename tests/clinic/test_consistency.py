@@ -233,7 +233,7 @@ def test_the_clock_is_asked_for_the_time() -> None:
     ],
 )  # fmt: skip
 def test_consciousness_against_the_coma_score(level: str, score: int, fires: bool) -> None:
-    rows = [{"name": "GCS", "value": score}, {"name": "意识", "value": level}]
+    rows: list[dict[str, Any]] = [{"name": "GCS", "value": score}, {"name": "意识", "value": level}]
     assert paths("consciousness_contradicts", vitals=rows) == [("vitals[1]", "vitals[0]")] * fires
     apart = [{**rows[0], "time": AT}, {**rows[1], "time": LATER}]
     assert paths("consciousness_contradicts", vitals=apart) == []
@@ -288,6 +288,7 @@ def test_one_temperature_in_two_units_is_one_value() -> None:
         (("ｆｅｖｅｒ", "present"), ("fever", "absent"), "present_and_absent"),
         (("fever", "present"), ("fever", "present"), None),
         (("fever", "present"), ("fever", "unknown"), None),
+        (("fever", "absent"), ("fever", "unknown"), None),
         (("fever", "absent"), ("no fever", "present"), None),
         (("chest pain", "present"), ("abdominal pain", "absent"), None),
         (("无力", "present"), ("力", "absent"), None),

@@ -211,7 +211,7 @@ def test_levels_are_read_by_name_and_word() -> None:
     assert [acvpu(m) for m in case.vitals].count("V") == 1
 
 
-CHILD = {
+CHILD: dict[str, Any] = {
     "patient": {"age": {"value": 20, "unit": "mo"}},
     "vitals": [{"name": "pulse", "value": 175, "unit": "/min"}, {"name": "consciousness", "value": "V"}],
 }
