@@ -432,3 +432,9 @@ def test_the_data_is_not_changed() -> None:
     before = case.model_dump_json()
     checked(case)
     assert case.model_dump_json() == before
+
+
+def test_the_weeks_of_a_small_child_are_its_own() -> None:
+    told: dict[str, Any] = {"narrative": "Ex 30 weeks gestation, now well."}
+    assert paths("pregnancy_told_male", patient=patient(2, sex_at_birth="male"), **told) == []
+    assert paths("pregnancy_told_male", patient=patient(30, sex_at_birth="male"), **told) == [("narrative#0",)]
