@@ -187,6 +187,13 @@ def test_identifiers(key: str, hint: str, inside: bool) -> None:
     assert SECRET not in str(error)
 
 
+def test_the_place_of_an_identifier_names_no_key_that_is_not_known() -> None:
+    document = {"schema": "antangel.case/1", "labs": [{"Mrs Zyx coughs": {"ssn": "1"}}]}
+    with pytest.raises(InputError) as caught:
+        read_case(json.dumps(document).encode(), None)
+    assert caught.value.place == "labs[0].key 1.ssn"
+
+
 def test_names_of_measurements_and_reports_are_no_identifiers() -> None:
     case = make_case(vitals=[{"name": "pulse", "value": 70}], imaging=[{"name": "ECG", "text": "normal"}])
     assert case.vitals[0].name == "pulse"

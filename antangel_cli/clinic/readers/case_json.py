@@ -50,7 +50,7 @@ def _refuse_identifiers(content: dict[str, Any]) -> None:
             raise InputError(
                 "A field that identifies the patient is not taken.",
                 f"{hint}, or remove it with --redact.",
-                _where((*place, folded_key(key))),
+                _where((*_told(place, content), folded_key(key))),
             )
 
 
@@ -104,6 +104,16 @@ def _unknown_key(place: Place, content: dict[str, Any]) -> InputError:
         f"Key {position} is not known.",
         f"Known are {', '.join(sorted(known))}; x_ keys are ignored.",
         _where(_known(tuple(parents))),
+    )
+
+
+def _told(place: Place, content: dict[str, Any]) -> Place:
+    """A place with each key that is not known told by its position: it may be a patient's words."""
+    return tuple(
+        part
+        if isinstance(part, int) or part in keys_at(place[:depth])
+        else f"key {_position(content, place[:depth], part)}"
+        for depth, part in enumerate(place)
     )
 
 
