@@ -65,7 +65,16 @@ class Program:
         homes = {f"XDG_{use}_HOME": str(folder / use.lower()) for use in ("STATE", "CONFIG", "DATA")}
         environment = os.environ | homes | ({FAILING: "1"} if failing else {})
         program = ["-m", "antangel_cli"] if self.nano else ["-c", SCRIPTED]
-        arguments = ["batch", "in.jsonl", "-o", "out.jsonl", "--resume", "--concurrency", str(self.concurrency)]
+        arguments = [
+            "batch",
+            "in.jsonl",
+            "-o",
+            "out.jsonl",
+            "--resume",
+            "--wait",
+            "--concurrency",
+            str(self.concurrency),
+        ]
         with (folder / "err").open("wb") as said:
             return subprocess.Popen(
                 [sys.executable, *program, *arguments],
