@@ -94,7 +94,7 @@ def test_every_expert_has_its_frame(store: ExpertStore) -> None:
         assert_holds(pool.memory, blob, blob)
         assert ctypes.string_at(pool.base + blob * BLOB, BLOB) == pattern(blob).tobytes()
     assert heard == sorted(set(heard))
-    assert heard[-1] == (BLOBS, BLOBS)
+    assert heard[-1] == (BLOBS * BLOB, BLOBS * BLOB)
     assert store.verified == BLOBS
     assert pool.owner(5).tolist() == [-1] * 5
     pool.close()
