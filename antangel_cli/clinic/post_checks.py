@@ -135,8 +135,8 @@ def _merge(a: Diagnosis, b: Diagnosis) -> Diagnosis:
     """The higher-ranked entry with the evidence of both; it must not be missed if either says so."""
     return a.model_copy(
         update={
-            "supporting": _union(a.supporting, b.supporting),
-            "contradicting": _union(a.contradicting, b.contradicting),
+            "supporting": (*a.supporting, *b.supporting),
+            "contradicting": (*a.contradicting, *b.contradicting),
             "missing": tuple(dict.fromkeys((*a.missing, *b.missing))),
             "cant_miss": a.cant_miss or b.cant_miss,
             "likelihood": min(a.likelihood, b.likelihood, key=LIKELIHOODS.index),
@@ -145,8 +145,24 @@ def _merge(a: Diagnosis, b: Diagnosis) -> Diagnosis:
     )
 
 
-def _union(a: Sequence[Evidence], b: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    return tuple({evidence.fact_id: evidence for evidence in (*b, *a)}.values())
+def _join_citations(answer: Differential, context: Context) -> Differential:
+    """A fact that is cited twice on one side of a diagnosis stands there once, with both reasons."""
+    return _each(
+        answer,
+        lambda diagnosis: diagnosis.model_copy(
+            update={
+                "supporting": _joined(diagnosis.supporting),
+                "contradicting": _joined(diagnosis.contradicting),
+            }
+        ),
+    )
+
+
+def _joined(cited: Sequence[Evidence]) -> tuple[Evidence, ...]:
+    reasons: dict[str, dict[str, None]] = {}
+    for evidence in cited:
+        reasons.setdefault(evidence.fact_id, {})[evidence.why] = None
+    return tuple(Evidence(fact_id=fact_id, why="; ".join(filter(None, whys))) for fact_id, whys in reasons.items())
 
 
 def _take_sides(answer: Differential, context: Context) -> Differential:
@@ -230,6 +246,7 @@ def _each(answer: Differential, change: Callable[[Diagnosis], Diagnosis]) -> Dif
 
 STEPS: tuple[Step, ...] = (
     _merge_duplicates,
+    _join_citations,
     _take_sides,
     _remark_absent,
     _remark_order,

@@ -81,6 +81,14 @@ def test_fewer_than_three_after_merging_degrades() -> None:
     assert result.degraded == ("fewer_than_three_diagnoses",)
 
 
+def test_a_fact_that_is_cited_twice_stands_there_once_with_both_reasons() -> None:
+    twice = [{"fact_id": "F4", "why": why} for why in ("x", "", "y", "x")]
+    cited = diagnosis("A", supporting=[*twice, {"fact_id": "F2", "why": "z"}], contradicting=twice[:0])
+    result = reviewed(answer(cited, diagnosis("a", supporting=twice[2:3]), *OTHERS))
+    assert [(e.fact_id, e.why) for e in result.answer.differential[0].supporting] == [("F4", "x; y"), ("F2", "z")]
+    assert remarks(result) == ["merged"]
+
+
 def test_a_fact_cannot_stand_on_both_sides() -> None:
     both = diagnosis(
         "A",
