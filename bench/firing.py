@@ -4,7 +4,7 @@ Cases of the demonstration model's world, in English and Chinese, and each one's
 everything that was present denied, and what was measured or imaged normal. Red-flag rules are counted by rule and by
 the urgency of the condition that the case was drawn from; injection patterns by pattern. None of the cases holds an
 instruction, so that every injection pattern that fires is wrong; whatever fires on a twin is a denial that was missed.
-Writes bench/results/firing.json and the tables of docs/rules.md and docs/injection.md.
+Writes bench/results/firing.json, of which `python docs/rules.py` makes tables.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def answers(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     lines = "\n".join(case.model_dump_json(by_alias=True) for case in cases)
     with tempfile.TemporaryDirectory() as home:
         places = {f"XDG_{kind}_HOME": f"{home}/{kind}" for kind in ("CONFIG", "STATE", "DATA")}
-        command = [sys.executable, "-m", "antangel_cli", "batch", "-", "-q"]
+        command = [sys.executable, "-m", "antangel_cli", "batch", "-", "-q", "--wait"]
         done = subprocess.run(
             command, input=lines.encode(), stdout=subprocess.PIPE, env={**os.environ, **places}, check=True
         )

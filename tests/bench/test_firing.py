@@ -64,3 +64,17 @@ def test_the_figures_name_every_rule_and_pattern_once() -> None:
     assert made["cases"]["emergency"]["highest"] == {"emergency": 1.0}
     assert made["denied"]["all"]["flagged"] == 0
     assert made["by_pattern"]["override"] == {"cases": 0, "denied": 0}
+
+
+@pytest.mark.parametrize("text", ["无尿频。", "无尿急、尿痛。", "无尿中大量泡沫或易发脾气。", "无尿路刺激征。"])
+def test_no_trouble_with_urine_is_no_anuria(text: str) -> None:
+    count = Count()
+    count.add(make_case(language="zh", narrative=f"发热。{text}", patient={"age": {"value": 70}}))
+    assert not count.rules.keys() & {"acute_kidney_injury", "acute_retention", "sepsis"}
+
+
+def test_anuria_is_anuria() -> None:
+    count = Count()
+    for text in ("无尿1天。", "无尿，腰痛。", "患者无尿"):
+        count.add(make_case(language="zh", narrative=text, patient={"age": {"value": 70}}))
+    assert count.rules["acute_kidney_injury"] == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -52,6 +53,13 @@ def test_the_example_fires_in_both_languages_and_by_value() -> None:
     case = make_case(patient=adult, history=[{"text": "dialysis for years"}], labs=labs)
     assert "site.dialysis_potassium" in flags(case)
     assert "site.dialysis_potassium" not in flags(make_case(patient=adult, labs=labs))
+
+
+def test_the_example_in_the_documents_is_one_that_works(tmp_path: Path) -> None:
+    text = (EXAMPLES.parent / "docs" / "rules.md").read_text(encoding="utf-8")
+    block = text.partition("is one that works:\n")[2].partition("\n- ")[0]
+    use(tmp_path, dedent(block))
+    assert flags(prose("Bitten on the foot by a viper.")) == ["site.snake_season"]
 
 
 def test_results_say_whose_rules_counted() -> None:
