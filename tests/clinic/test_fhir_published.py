@@ -246,6 +246,14 @@ def test_a_pregnancy_on_the_problem_list_is_one(more: dict[str, Any], status: st
     assert (found.status if found else "unknown") == status
 
 
+@pytest.mark.parametrize(("category", "seen"), [("exam", "2024-01-01"), ("exam", NOW), ("social-history", NOW)])
+def test_the_patients_name_is_taken_out_of_what_was_observed(category: str, seen: str) -> None:
+    said = observation("x", "Remark", None, category, valueString=f"{NAME} feels well", effectiveDateTime=seen)
+    case = read(patient(), encounter(), said)
+    assert NAME not in case.model_dump_json()
+    assert "[removed] feels well" in case.model_dump_json()
+
+
 def test_a_time_in_words_is_not_cut() -> None:
     vaccine = {key: value for key, value in FORMS["Immunization R4"][0].items() if key != "occurrenceDateTime"}
     case = read({**vaccine, "occurrenceString": "January 2012"})

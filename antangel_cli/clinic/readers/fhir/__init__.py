@@ -48,15 +48,15 @@ RESOURCES: dict[str, Callable[[Resource, Record], Iterator[Found]]] = {
 """The reader of each resource type; `kinds.READ` names the same."""
 
 _IDENTIFYING = {name: frozenset(fields) for name, fields in load_rules("fhir")["identifying"].items()}
-_FREE_TEXT = {"notes", "imaging", "findings", "chief_complaint"}
+_FREE_TEXT = {"notes", "imaging", "findings", "social", "chief_complaint"}
 
 
 def read_fhir(intake: Intake, case_id: str) -> Case:
     """Read one patient's record. Raises InputError when it is more than one's, or no FHIR."""
     record = record_of(_documents(intake))
     found = without_contradiction([part for resource in record.resources for part in _read(resource, record)])
-    parts = old_values_as_history(newest_of_each(each_text_once(found)), record.now)
-    rows = [*_without_names(parts, identifying_words(record.patient)), *_identifying(record)]
+    parts = _without_names(newest_of_each(each_text_once(found)), identifying_words(record.patient))
+    rows = [*old_values_as_history(parts, record.now), *_identifying(record)]
     if not any(isinstance(row, Part) for row in rows):
         raise _nothing_read(rows)
     return assemble(case_id, rows, subject_of(record))
