@@ -99,9 +99,9 @@ def test_a_dose_stays_one_in_a_sentence(text: str) -> None:
 def test_time_grows_with_the_text_alone(piece: str) -> None:
     def took(size: int) -> float:
         text = piece * (size // len(piece))
-        start = time.perf_counter()
+        start = time.process_time()
         withhold_doses(text, False)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    took(1_000)
-    assert took(160_000) < max(40 * took(16_000), 0.5)
+    small = min(took(16_000) for _ in range(3))
+    assert min(took(160_000) for _ in range(2)) < max(40 * small, 0.5)

@@ -139,15 +139,15 @@ def test_a_red_flag_rule_uses_what_is_read() -> None:
 def test_time_grows_with_the_text_alone(piece: str) -> None:
     def took(size: int) -> float:
         text = piece * (size // len(piece))
-        start = time.perf_counter()
+        start = time.process_time()
         for reading in text_notations.readings(text):
             text_context.is_current(text, reading.start, reading.end)
         for patterns in text_states._PATTERNS.values():
             any(text_states._states(text, pattern) for pattern in patterns)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    took(1_000)
-    assert took(160_000) < max(40 * took(16_000), 0.5)
+    small = min(took(16_000) for _ in range(3))
+    assert min(took(160_000) for _ in range(2)) < max(40 * small, 0.5)
 
 
 def test_the_table_is_sound() -> None:

@@ -9,12 +9,19 @@ from antangel_cli.clinic.rules import load_rules
 
 _CONTEXT = {name: re.compile(pattern) for name, pattern in load_rules("text_vitals")["context"].items()}
 
+_NEAR = 80
+"""Characters before a reading in which a person's word is beside it."""
+
 
 def is_current(text: str, start: int, end: int) -> bool:
     """Whether what stands from `start` to `end` of a sentence, folded, is said of the patient as they are now."""
     before, after = text[max(0, start - REACH) : start], text[end : end + REACH]
     clause = _CONTEXT["clause"].split(before)[-1]
-    if _CONTEXT["past"].search(clause) or _CONTEXT["limit"].search(clause) or _CONTEXT["relative"].search(before):
+    if (
+        _CONTEXT["past"].search(clause)
+        or _CONTEXT["limit"].search(clause)
+        or _CONTEXT["relative"].search(before[-_NEAR:])
+    ):
         return False
     if is_family(before) or is_past(before, after) or _CONTEXT["after"].match(_CONTEXT["clause"].split(after)[0]):
         return False
