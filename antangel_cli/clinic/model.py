@@ -59,6 +59,10 @@ class Piece:
     finish: Finish | None = None
 
 
+READING = Piece(-1, "text", "", 0)
+"""A piece of no task: a part of a prompt was read, and nothing was put out yet."""
+
+
 class Model(Protocol):
     """A loaded model: many tasks in flight, pulled one step at a time."""
 
@@ -74,7 +78,7 @@ class Model(Protocol):
         """Enqueue a task and return its number."""
 
     def step(self) -> list[Piece]:
-        """Advance every task in flight by at most one token; empty when nothing is in flight."""
+        """Advance every task in flight by at most one token; `READING` for none, empty with none in flight."""
 
     def abort(self, task: int) -> None:
         """Stop a task and free what it holds."""

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from antangel_cli.clinic.model import Piece, Stage, Task, Turn
+from antangel_cli.clinic.model import READING, Piece, Stage, Task, Turn
 from antangel_cli.load.problems import model_problems
 from antangel_cli.load.request import messages, request_stages
 from antangel_cli.source import Source
@@ -59,12 +59,12 @@ class RuntimeModel:
         return number
 
     def step(self) -> list[Piece]:
-        """Advance every task by at most one token; a prompt that takes several batches is read to its end."""
-        events: list[runtime.TokenEvent] = []
+        """Advance every task by at most one token, or read a part of a prompt."""
+        if not self._engine.has_work:
+            return []
         with model_problems(self._source):
-            while not events and self._engine.has_work:
-                events = self._engine.step()
-        return [self._piece(event) for event in events if event.sequence_id in self._stages]
+            events = self._engine.step()
+        return [self._piece(event) for event in events if event.sequence_id in self._stages] or [READING]
 
     def abort(self, task: int) -> None:
         """Stop a task."""
@@ -86,6 +86,7 @@ class RuntimeModel:
             "decode_tok_s": _rate(stats.decode_tokens, stats.decode_seconds),
             "ttft_ms": round(1000 * statistics.median(ttft), 1) if ttft else None,
             "prompt_tokens": stats.prompt_tokens,
+            "shared_tokens": stats.shared_tokens,
             "generated_tokens": stats.generated_tokens,
             "prefill_s": round(stats.prefill_seconds, 3),
             "decode_s": round(stats.decode_seconds, 3),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from antangel_cli import load, source
-from antangel_cli.clinic.model import Model, Piece, Sampling, Task, Turn
+from antangel_cli.clinic.model import READING, Model, Piece, Sampling, Task, Turn
 from antangel_cli.errors import CommandError, ModelError, PolicyError, RejectedError
 from antangel_cli.load.request import request_stages
 from antangel_cli.settings import Settings
@@ -204,3 +204,22 @@ def test_without_any_model_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, t
         source.find_model(Settings())
     assert caught.value.exit_code == 4
     assert "-m DIR" in caught.value.remedy
+
+
+def test_a_long_prompt_is_read_in_parts_and_can_be_stopped_between_them(model: Model) -> None:
+    turns = (Turn("user", "fever " * 600),)
+    assert model.count(turns) > 600
+    number = model.submit(Task(turns, Sampling(), 4))
+    assert model.step() == [READING]
+    model.abort(number)
+    assert model.step() in ([], [READING])
+    assert model.step() == []
+
+
+def test_the_next_turn_of_a_conversation_reuses_the_turns_before(model: Model) -> None:
+    turns = (*TURNS[:1], Turn("user", "Fever for three days, and a cough. " * 8))
+    reply = text_of(run(model, Task(turns, Sampling(), 8)), "text")
+    before = model.stats()["shared_tokens"] or 0
+    run(model, Task((*turns, Turn("assistant", reply), Turn("user", "And now?")), Sampling(), 8))
+    reused = (model.stats()["shared_tokens"] or 0) - before
+    assert model.count(turns) // 2 < reused <= model.count(turns) + 16
