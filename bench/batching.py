@@ -3,6 +3,9 @@
 `antangel batch` answers the same drawn cases at each concurrency, on the same cores, a process a time. Every round runs
 each concurrency once, beginning with the next; figures are medians of the rounds. A run over no case is what starting
 takes, and is taken off. Every run's results must be those of the first, line for line (clinic/equality.py).
+
+The demonstration model's weights fit a processor's cache, where those of a model that is worth running do not: with it
+a batch saves what a step costs whatever its size, and not the reading of weights. `--model` measures another.
 """
 
 from __future__ import annotations
@@ -56,11 +59,11 @@ def drawn_cases(count: int) -> Iterator[str]:
         yield json.dumps({**content, "id": f"drawn-{i}"}, ensure_ascii=False)
 
 
-def answer(cases: Path, concurrency: int, output: Path) -> Run:
-    """Answers every line with the demonstration model. Raises RuntimeError where the command fails."""
+def answer(cases: Path, concurrency: int, output: Path, model: Path | None) -> Run:
+    """Answers every line, with the demonstration model if none is given. Raises RuntimeError where that fails."""
     homes = {f"XDG_{kind}_HOME": str(output.parent / kind) for kind in ("CONFIG", "STATE", "DATA")}
     command = [sys.executable, "-m", "antangel_cli", "batch", str(cases), "-q", "--stats", "--force"]
-    command += ["--concurrency", str(concurrency), "-o", str(output)]
+    command += ["--concurrency", str(concurrency), "-o", str(output), *(["-m", str(model)] if model else [])]
     before, started = _children_seconds(), time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=os.environ | homes, stderr=subprocess.PIPE, text=True, check=False)
     seconds = time.perf_counter() - started
@@ -79,20 +82,22 @@ def require_same(one: Path, other: Path) -> None:
             raise RuntimeError(f"line {number} of {one.name} and {other.name} differs at {', '.join(places)}")
 
 
-def rounds(cases: Sequence[str], concurrency: Sequence[int], count: int) -> Iterator[dict[int, Run]]:
+def rounds(
+    cases: Sequence[str], concurrency: Sequence[int], count: int, model: Path | None
+) -> Iterator[dict[int, Run]]:
     """What each concurrency took, a round at a time."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         full, empty, first = here / "cases.jsonl", here / "none.jsonl", here / f"{concurrency[0]}.jsonl"
         full.write_text("\n".join(cases) + "\n", encoding="utf-8")
         empty.touch()
-        answer(empty, 1, here / "none-out.jsonl")  # what the first use of a machine compiles and packs
+        answer(empty, 1, here / "none-out.jsonl", model)  # what the first use of a machine compiles and packs
         for number in range(count):
             turn = number % len(concurrency)
             taken: dict[int, Run] = {}
-            start = answer(empty, 1, here / "none-out.jsonl")
+            start = answer(empty, 1, here / "none-out.jsonl", model)
             for each in (*concurrency[turn:], *concurrency[:turn]):
-                taken[each] = answer(full, each, here / f"{each}.jsonl").without(start)
+                taken[each] = answer(full, each, here / f"{each}.jsonl", model).without(start)
             for each in concurrency[1:]:
                 require_same(first, here / f"{each}.jsonl")
             say(number, taken, len(cases))
@@ -139,10 +144,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-m", "--model", type=Path, help="a pack or a checkpoint")
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     options = parser.parse_args()
-    about = surroundings() | {"rounds": options.rounds, "busy_cores_before": busy_cores()}
-    all_rounds = list(rounds(list(drawn_cases(options.cases)), CONCURRENCY, options.rounds))
+    about = surroundings() | {"model": options.model.name if options.model else "nano", "rounds": options.rounds}
+    about["busy_cores_before"] = busy_cores()
+    all_rounds = list(rounds(list(drawn_cases(options.cases)), CONCURRENCY, options.rounds, options.model))
     content = result(about | {"busy_cores_after": busy_cores()}, all_rounds, options.cases)
     options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({n: each["times_one_at_a_time"] for n, each in content["by_concurrency"].items()}))
