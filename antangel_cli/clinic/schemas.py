@@ -9,6 +9,7 @@ from typing import Any
 
 from antangel_cli.clinic import case, result
 from antangel_cli.clinic.check_schema import checks_schema, rules_schema
+from antangel_cli.clinic.request_schema import request_schema
 from antangel_cli.clinic.result import CONFIDENCES, LIKELIHOODS, STEP_KINDS, TIMINGS, URGENCIES
 from antangel_cli.clinic.schema_parts import ANY, BOOLEAN, HASH, INTEGER, TEXT, Schema, array, closed, or_null
 
@@ -46,7 +47,7 @@ def case_schema() -> Schema:
 
 
 def batch_schema() -> Schema:
-    """One line of a batch: a case, or `{"id", "case"}` with a case or its text."""
+    """One line of a batch: a case, `{"id", "case"}` with a case or its text, or an OpenAI batch request."""
     inner = case_schema()
     definitions = inner.pop("$defs")
     for key in ("$schema", "$id", "title"):
@@ -58,7 +59,7 @@ def batch_schema() -> Schema:
         "$schema": DRAFT,
         "$id": "antangel.batch/1",
         "title": "Line of a batch",
-        "anyOf": [{"$ref": "#/$defs/Case"}, wrapped],
+        "anyOf": [{"$ref": "#/$defs/Case"}, wrapped, request_schema(inner["properties"]["id"])],
         "$defs": {**definitions, "Case": inner, "CaseWithoutId": loose},
     }
 

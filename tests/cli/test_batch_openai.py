@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from antangel_cli import settings as settings_module
 from antangel_cli.app import app
 from antangel_cli.clinic.audit import log_file
 from antangel_cli.clinic.prompt import load_prompt
+from antangel_cli.clinic.schemas import schema
 from tests.cli.batches import RUN, Record, cases, ids, records, run_batch, use
 from tests.cli.scripted import Scripted
 
@@ -174,6 +176,26 @@ def test_what_asks_for_nothing_is_taken(model: Scripted) -> None:
     }  # fmt: skip
     [record] = answer(request(**nothing))
     assert record["response"]["status_code"] == 200, record
+
+
+def test_requests_fit_the_schema_of_a_line_and_refused_ones_do_not() -> None:
+    validator = jsonschema.Draft202012Validator(schema("batch"))
+    parts = [{"type": "text", "text": "Gout?"}]
+    for line in (request(), request("r1", ("system", "Be brief."), ("user", parts), temperature=0.5, seed=None)):
+        validator.validate(json.loads(line))
+    for name in (
+        "method",
+        "url",
+        "body",
+        "no messages",
+        "role",
+        "image",
+        "temperature",
+        "text for a number",
+        "too few",
+    ):
+        assert not validator.is_valid(json.loads(REFUSED[name][0])), name
+    assert not validator.is_valid(json.loads(request("Mrs Jones")))
 
 
 def test_an_id_is_repeated_only_where_it_has_the_form_of_one(model: Scripted) -> None:
