@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from antangel_cli.cases import diagnose_options
 from antangel_cli.chatting.talk import Conversation
 from antangel_cli.clinic.diagnose import DiagnoseRun
@@ -20,9 +22,12 @@ def diagnose(talk: Conversation) -> None:
     if not _finish(run, talk):
         talk.terminal.note("Stopped; there is no answer.")
         return
-    record, terminal, as_json = run.record(), talk.terminal, talk.settings.json
-    page = write(record, run.case, "json" if as_json else "text", terminal.plain, terminal.width)
-    terminal.answer(page if as_json else clean(page))
+    record, terminal = run.record(), talk.terminal
+    if talk.settings.json:
+        page = json.dumps(record, ensure_ascii=False)
+    else:
+        page = clean(write(record, run.case, "text", terminal.plain, terminal.width))
+    terminal.answer(page)
     talk.audit.result(record, page, 0)
 
 

@@ -222,6 +222,12 @@ def test_a_diagnosis_of_what_was_said_is_the_page_of_diagnose(tmp_path: Path, mo
     assert [line["urgency"] for line in audit_lines()] == [None, "emergency"]
 
 
+def test_with_json_each_reply_and_diagnosis_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Scripted())
+    lines = run("--json", input="Chest pain.\n/diagnose\n").stdout.splitlines()
+    assert [json.loads(line)["schema"] for line in lines] == ["antangel.reply/1", "antangel.ddx/1"]
+
+
 def test_nothing_said_is_no_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert say(chat_with(Scripted()), "/diagnose") == [2]
 
