@@ -109,6 +109,42 @@ def test_a_cut_does_not_write_into_a_block_that_others_share() -> None:
     assert span.blocks[1] != scheduler[0].blocks[1]
 
 
+def test_a_block_that_runs_already_takes_no_room_from_a_newcomer() -> None:
+    scheduler = make(blocks=5)
+    scheduler.add(Sequence(0, list(range(9)), 12))
+    step(scheduler)
+    scheduler.add(Sequence(1, list(range(9)), 12))
+    assert rows(step(scheduler)) == {0: 1, 1: 1}
+    assert scheduler[1].shared == 8
+
+
+def test_a_block_that_is_kept_takes_room_once_it_is_shared() -> None:
+    scheduler = make(blocks=4)
+    scheduler.add(Sequence(0, list(range(9)), 12))
+    step(scheduler)
+    scheduler.remove(0)
+    scheduler.add(Sequence(1, [50] * 6, 8))
+    step(scheduler)
+    scheduler.add(Sequence(2, list(range(9)), 12))
+    assert scheduler.allocator.free_count == 2
+    assert rows(step(scheduler)) == {1: 1}
+    scheduler.remove(1)
+    assert rows(step(scheduler)) == {2: 1}
+    assert scheduler.preemptions == 0
+
+
+def test_what_was_forgotten_is_free_and_computed_again() -> None:
+    scheduler = make(blocks=4)
+    scheduler.add(Sequence(0, list(range(9)), 12))
+    step(scheduler)
+    scheduler.remove(0)
+    scheduler.forget_prefixes()
+    scheduler.check_integrity()
+    assert scheduler.allocator.free_count == 4
+    scheduler.add(Sequence(1, list(range(9)), 12))
+    assert rows(step(scheduler)) == {1: 9}
+
+
 def test_sharing_what_nobody_has_is_a_bug() -> None:
     with pytest.raises(ValueError, match="nothing to share"):
         BlockAllocator(2, PrefixIndex(SIZE)).share([0])
@@ -117,10 +153,14 @@ def test_sharing_what_nobody_has_is_a_bug() -> None:
 @given(
     st.lists(st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=14), st.integers(1, 6)), max_size=8),
     st.integers(1, 9),
+    st.lists(st.integers(0, 7)),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_row_sees_the_blocks_that_hold_its_own_text(asked: list[tuple[list[int], int]], most: int) -> None:
-    """Any prompts of two tokens, any pace: what a block was written with is what each reader of it has there."""
+def test_every_row_sees_the_blocks_that_hold_its_own_text(
+    asked: list[tuple[list[int], int]], most: int, aborted: list[int]
+) -> None:
+    """Any prompts of two tokens, any pace, any of them aborted: what a block was written with is what each reader of
+    it has there."""
     scheduler = make(blocks=6, rows=most, sequences=3)
     written: dict[int, int] = {}
     for i, (prompt, more) in enumerate(asked):
@@ -135,6 +175,8 @@ def test_every_row_sees_the_blocks_that_hold_its_own_text(asked: list[tuple[list
             held = [written[span.blocks[at // SIZE] * SIZE + at % SIZE] for at in range(len(tokens))]
             assert held == tokens
         scheduler.commit(batch, [_outcome(scheduler[s.sequence_id]) for s in batch.sampling_spans()])
+        if aborted and (number := aborted.pop()) in scheduler:
+            scheduler.remove(number)
         scheduler.check_integrity()
     assert scheduler.allocator.free_count == 6
 
