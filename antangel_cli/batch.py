@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -40,6 +41,7 @@ def batch(settings: Settings, file: str | None, options: CaseOptions, limits: Ba
         )
     with audited(settings, terminal, "batch", options) as audit:
         _require_sensible(options, limits)
+        _require_apart(file, options, limits)
         job = Job(settings, options, limits, terminal, audit, diagnose_options(settings, options))
         key = _key(limits)
         lines = Lines(open_input(file or STDIN))
@@ -62,6 +64,19 @@ def _require_sensible(options: CaseOptions, limits: BatchOptions) -> None:
         require_writable(options.output, options.force)
     for beside in (limits.errors, limits.summary):
         require_writable(beside, options.force or limits.resume)
+    for name, least in (("--limit", limits.limit), ("--max-errors", limits.max_errors)):
+        if least is not None and least < 1:
+            raise UsageError(f"{name} must be 1 or more.", "Correct the number.")
+
+
+def _require_apart(file: str | None, options: CaseOptions, limits: BatchOptions) -> None:
+    """Refuse a file that is read and written, or written twice: it would be lost. Raises UsageError."""
+    read, written = (file, limits.skip_done), (options.output, limits.errors, limits.summary)
+    places = [os.path.realpath(place) for place in written if place not in (None, STDIN)]
+    places += {os.path.realpath(place) for place in read if place not in (None, STDIN)}
+    twice = next((place for place in places if places.count(place) > 1 and os.path.isfile(place)), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is named twice.", "Name a file for each.")
 
 
 def _key(limits: BatchOptions) -> bytes | None:

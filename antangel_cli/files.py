@@ -149,6 +149,9 @@ def open_lines(output: str | None, force: bool) -> Iterator[Callable[[str], None
         return
     with _open_new(Path(output), force) as file:
         yield _writer(file, output)
+        file.flush()
+        if not _is_device(Path(output)):
+            os.fsync(file.fileno())
 
 
 def _open_new(path: Path, force: bool) -> TextIO:

@@ -198,3 +198,29 @@ def test_a_log_that_is_required_and_fails_lets_no_answer_out(
     model.on_step = break_log
     result = run_batch(cases(2))
     assert (result.exit_code, result.stdout) == (7, "")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["{input}", "-o", "{input}", "--force"], ["{input}", "--errors", "{input}", "--force"],
+        ["{input}", "-o", "{done}", "--skip-done", "{done}", "--force"],
+        ["{input}", "-o", "{done}", "--summary", "{done}", "--force"], ["{input}", "-o", "{link}", "--force"],
+        ["{input}", "--limit", "0"], ["{input}", "--max-errors", "0"],
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_no_file_is_read_and_written(flags: list[str], tmp_path: Path, model: Scripted) -> None:
+    places = {"input": tmp_path / "in.jsonl", "done": tmp_path / "done.jsonl", "link": tmp_path / "link"}
+    places["input"].write_text(case_line("a"))
+    places["done"].write_text("")
+    places["link"].symlink_to(places["input"])
+    result = RUN.invoke(app, ["batch", *(flag.format(**places) for flag in flags)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert places["input"].read_text() == case_line("a")
+    assert model.tasks == []
+
+
+def test_devices_may_be_named_twice(model: Scripted) -> None:
+    result = run_batch(cases(1), "-o", "/dev/null", "--errors", "/dev/null", "--summary", "/dev/null")
+    assert result.exit_code == 0, result.stderr
