@@ -37,9 +37,9 @@ def chat(settings: Settings, options: ChatOptions) -> int:
     announce(terminal, chinese)
     with audited(settings, terminal, "chat", options) as audit, opened(settings, terminal, chinese) as model:
         found = Chat.of(Conversation(model, settings, terminal, system, audit, options.doses))
-        found.keeper.start(found.talk, options.session, options.resume, options.history)
         if loaded:
             found.talk.begin(loaded)
+        found.keeper.start(found.talk, options.session, options.resume, options.history)
         if interactive:
             terminal.remark("/help lists the commands; Ctrl-D leaves.")
         code = converse(found, prompt_reader(vi=options.vi) if interactive else read_line, interactive)

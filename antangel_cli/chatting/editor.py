@@ -33,7 +33,9 @@ def _run(path: Path) -> None:
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     try:
         with _screen() as screen:
-            code = subprocess.call([*shlex.split(command), str(path)], stdout=screen)
+            # Messages that are piped in are not the editor's keys.
+            keys = None if sys.stdin.isatty() else subprocess.DEVNULL
+            code = subprocess.call([*shlex.split(command), str(path)], stdin=keys, stdout=screen)
     except (OSError, ValueError):
         raise UsageError("The editor cannot be started.", "Name one in VISUAL or EDITOR.") from None
     if code:

@@ -41,6 +41,7 @@ class Keeper:
         if resume:
             self.load(talk, self._latest())
         elif name is not None and shelf.path_of(name).exists():
+            _require_no_case(talk)
             self.load(talk, name)
         elif name is not None:
             self.save(talk, name)
@@ -113,6 +114,12 @@ class Keeper:
         """In words: where the conversation is kept."""
         path: Path | None = shelf.path_of(self.name) if self.name else None
         return str(path) if path else "in memory alone; /save NAME keeps it"
+
+
+def _require_no_case(talk: Conversation) -> None:
+    """A session that exists is about its own case. Raises UsageError."""
+    if talk.case is not None:
+        raise UsageError("The session exists, and is about a case of its own.", "Name another, or leave --case out.")
 
 
 def new_name() -> str:

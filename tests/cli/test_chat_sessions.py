@@ -76,6 +76,15 @@ def test_flags_are_stronger_than_a_session(model: Scripted) -> None:
     assert "not used" in result.stderr
 
 
+def test_a_policy_is_stronger_than_a_session(model: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run("--session", "mine", "--temperature", "0.1", "--system", "A.", input="one\n")
+    rule(monkeypatch, tmp_path, 'locked = ["temperature", "system"]')
+    result = run("--session", "mine", input="two\n")
+    assert model.tasks[1].sampling.temperature == 0.6
+    assert "A." not in model.tasks[1].turns[0].content
+    assert "not used" in result.stderr
+
+
 def test_another_model_on_resuming_is_said(model: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     run("--session", "mine", input="one\n")
     assert "now" not in run("--session", "mine", "-q", input="").stderr
@@ -158,6 +167,14 @@ def test_a_new_conversation_never_overwrites_the_session_of_the_old_one(model: S
     assert result.exit_code == 2
     assert [turn["asked"] for turn in document("mine")["turns"]] == ["one"]
     assert [turn["asked"] for turn in document("other")["turns"]] == ["two"]
+
+
+def test_a_case_never_begins_anew_in_a_session_that_exists(model: Scripted, tmp_path: Path) -> None:
+    place = case_file(tmp_path, CHEST_PAIN)
+    assert run("--session", "mine", "--case", place, input="one\n").exit_code == 0
+    assert document("mine")["case"]["document"]["id"] == "chest-1"
+    assert run("--session", "mine", "--case", place, input="two\n").exit_code == 2
+    assert [turn["asked"] for turn in document("mine")["turns"]] == ["one"]
 
 
 def test_what_is_taken_back_leaves_the_session_too(model: Scripted) -> None:
