@@ -12,6 +12,7 @@ import pytest
 from antangel_cli.clinic.facts import facts
 from antangel_cli.clinic.readers import read_case
 from antangel_cli.clinic.readers.demographics import demographics
+from tests.cli.test_diagnose import run
 from tests.clinic.cases import checked, make_case, prose
 
 CASES = tomllib.loads((Path(__file__).parent / "demographics.toml").read_text(encoding="utf-8"))
@@ -47,6 +48,15 @@ def test_what_is_read_is_a_fact_with_its_source_and_reported() -> None:
 def test_in_chinese() -> None:
     case = prose("患者，女，28岁，孕32周，头痛。")
     assert facts(case)[0].text == "28岁，女，妊娠 32 周"
+
+
+def test_validate_shows_where_it_was_read(tmp_path: Path) -> None:
+    place = tmp_path / "case.txt"
+    place.write_text("67-year-old man with fever. BP 88/60, HR 124, SpO2 91% on RA.", encoding="utf-8")
+    shown = run("validate", str(place)).stdout
+    assert next(line for line in shown.splitlines() if "67 years, male" in line).split()[-1] == "narrative"
+    assert "read from text: age 67 years" in shown
+    assert "NEWS2 at least 8 (missing: respiratory_rate, consciousness, temperature)" in shown
 
 
 def test_it_outlives_redaction() -> None:
