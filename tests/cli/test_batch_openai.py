@@ -8,12 +8,17 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from antangel_cli import settings as settings_module
 from antangel_cli.app import app
+from antangel_cli.batching.openai_lines import read_request
+from antangel_cli.case_lines import BadLineError
 from antangel_cli.clinic.audit import log_file
 from antangel_cli.clinic.prompt import load_prompt
 from antangel_cli.clinic.schemas import schema
+from antangel_cli.lines import Line
 from tests.cli.batches import RUN, Record, cases, ids, records, run_batch, use
 from tests.cli.scripted import Scripted
 
@@ -131,6 +136,10 @@ def test_a_demonstration_cannot_be_taken_for_anything_else(monkeypatch: pytest.M
     assert "1 demonstration" in result.stderr
 
 
+WORDS = (
+    "messages", "role", "content", "type", "text", "temperature", "top_p", "seed", "max_tokens", "n", "stream", "tools",
+    "response_format", "stop", "name", "user",
+)  # fmt: skip
 REFUSED: dict[str, tuple[str, str]] = {
     "method": (request(line={"method": "GET"}), "unsupported_method"),
     "url": (request(line={"url": "/v1/embeddings"}), "unsupported_url"),
@@ -196,6 +205,31 @@ def test_requests_fit_the_schema_of_a_line_and_refused_ones_do_not() -> None:
     ):
         assert not validator.is_valid(json.loads(REFUSED[name][0])), name
     assert not validator.is_valid(json.loads(request("Mrs Jones")))
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just("Jones") | st.just("user") | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(ANY, ANY, st.sampled_from([*WORDS, "Jones"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_body_holds_it_is_read_or_refused_without_a_word_of_it(value: Any, other: Any, key: str) -> None:
+    whole = json.loads(request("r1"))
+    for body in (value, {**whole["body"], key: value}, {"messages": [{"role": other, "content": value}, other]}):
+        line = Line(1, json.dumps({**whole, "body": body}).encode())
+        said = ""
+        try:
+            found = read_request(line)
+        except BadLineError as bad:
+            found, said = None, f"{bad.reason.message} {bad.reason.remedy}"
+        assert (found is None) == said.startswith("Line 1")
+        assert "Jones" not in said
+        if found is not None:
+            assert found.turns[-1].role == "user"
+            assert all(turn.content.strip() for turn in found.turns)
 
 
 def test_an_id_is_repeated_only_where_it_has_the_form_of_one(model: Scripted) -> None:
