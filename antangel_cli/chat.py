@@ -10,7 +10,7 @@ from antangel_cli.chatting.answers import load_case
 from antangel_cli.chatting.attachment import read_attachment
 from antangel_cli.chatting.beneath import FAILED
 from antangel_cli.chatting.commands import obey
-from antangel_cli.chatting.interrupts import Interrupts
+from antangel_cli.chatting.interrupts import EndedError, Interrupts, ended_by_signals
 from antangel_cli.chatting.keyboard import Read, prompt_reader, read_line
 from antangel_cli.chatting.state import Chat
 from antangel_cli.chatting.talk import Conversation
@@ -25,7 +25,15 @@ __all__ = ["Chat", "Conversation", "Interrupts", "chat", "converse", "prompt_rea
 
 
 def chat(settings: Settings, options: ChatOptions) -> int:
-    """Converse until the end of the input."""
+    """Converse until the end of the input, or until a signal ends it."""
+    try:
+        with ended_by_signals():
+            return _chat(settings, options)
+    except EndedError as ended:
+        return ended.code
+
+
+def _chat(settings: Settings, options: ChatOptions) -> int:
     terminal = Terminal.of(settings)
     interactive = sys.stdin.isatty()
     if interactive and settings.no_input:
@@ -66,13 +74,18 @@ def _system(settings: Settings, options: ChatOptions) -> str | None:
 
 
 def converse(found: Chat, read: Read, interactive: bool) -> int:
-    """Read and answer messages. What fails is shown; without a terminal its exit code is kept for the end."""
+    """Read and answer messages. What fails is shown; without a terminal its exit code is kept for the end.
+
+    Raises KeyboardInterrupt where a second Ctrl-C cut an answer in two.
+    """
     code, interrupts = 0, found.talk.interrupts
     while not found.left:
         try:
             message = read()
         except EOFError:
             break
+        except EndedError:
+            raise
         except KeyboardInterrupt:
             if not interactive or interrupts.press():
                 return INTERRUPTED
@@ -81,10 +94,7 @@ def converse(found: Chat, read: Read, interactive: bool) -> int:
         except CommandError as error:
             found.terminal.failure(error)
             continue
-        try:
-            failed = take(found, message)
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        failed = take(found, message)
         if not interactive:
             if interrupts.asked():
                 return INTERRUPTED

@@ -16,8 +16,6 @@ from typing import IO
 
 from antangel_cli.errors import UsageError
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
-
 
 def edit(text: str) -> str:
     """The text as $VISUAL, or $EDITOR, left it. Raises UsageError where the editor cannot be started, or fails."""
@@ -68,19 +66,13 @@ def _memory() -> str | None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C is the editor's; what ends this process removes the file first. A child resets these handlers."""
-    previous = {number: signal.signal(number, _leave) for number in _ENDING}
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, _pass_over)
+    """Ctrl-C is the editor's: the terminal sends it to both. A child does not inherit this handler."""
+    previous = signal.signal(signal.SIGINT, _pass_over)
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _pass_over(number: int, frame: FrameType | None) -> None:
-    """The terminal sends Ctrl-C to the editor too."""
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    """Do nothing, unlike SIG_IGN, which a child would inherit."""

@@ -1,4 +1,4 @@
-"""Ctrl-C in a chat: the first stops what is running, a second within a second leaves."""
+"""Signals in a chat: Ctrl-C stops what is running, a second within a second leaves; SIGTERM and SIGHUP end it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,30 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 TWICE_WITHIN_S = 1.0
+
+
+class EndedError(KeyboardInterrupt):
+    """The process was told to end; `code` is its exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into EndedError, so that the terminal and an editor's file are seen to."""
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, _end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise EndedError(number)
 
 
 class Interrupts:

@@ -14,7 +14,7 @@ from antangel_cli import load
 from antangel_cli.app import app
 from antangel_cli.chatting.interrupts import Interrupts
 from tests.cli.cases import CHEST_PAIN
-from tests.cli.chats import case_file, chat_with, roles, run, say, typed, use
+from tests.cli.chats import case_file, chat_with, roles, run, say, sent, typed, use
 from tests.cli.scripted import Scripted
 
 
@@ -93,13 +93,21 @@ def test_one_ctrl_c_stops_the_reply_and_keeps_what_came(capsys: pytest.CaptureFi
 def test_two_ctrl_c_within_a_second_leave() -> None:
     scripted = Scripted(lambda task: ("one two three four five", None))
     scripted.on_step = lambda step: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)] and None
-    assert typed("count\r", scripted)[1] == 130
+    with pytest.raises(KeyboardInterrupt):
+        typed("count\r", scripted)
 
 
 def test_a_dose_is_withheld_even_when_it_comes_in_pieces(capsys: pytest.CaptureFixture[str]) -> None:
     scripted = Scripted(lambda task: ("Give aspirin 300 mg now.\nThen rest.", None))
     say(chat_with(scripted), "What now?")
     assert capsys.readouterr().out == "Give aspirin [dose: see formulary] now.\nThen rest.\n"
+
+
+def test_without_a_terminal_one_ctrl_c_is_enough(model: Scripted) -> None:
+    model.on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None
+    result = run(input="one\ntwo\n")
+    assert result.exit_code == 130
+    assert sent(model) == ["one"]
 
 
 def test_interrupts_know_a_second() -> None:

@@ -54,6 +54,18 @@ def test_a_retry_that_brings_nothing_leaves_the_old_reply() -> None:
     assert [exchange.reply for exchange in chat.talk.exchanges] == ["one"]
 
 
+def test_a_retry_sends_the_files_of_its_message_and_leaves_those_of_the_next(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(f"The {name} letter.", encoding="utf-8")
+    model = Scripted()
+    say(chat_with(model), f"/read {tmp_path}/first", "one", f"/read {tmp_path}/second", "/retry", "two")
+    first, again, second = sent(model)
+    assert first == again
+    assert "The first letter." in first
+    assert "The second letter." not in again
+    assert "The second letter." in second
+
+
 def test_undo_takes_one_turn_back_even_where_two_are_alike(capsys: pytest.CaptureFixture[str]) -> None:
     model = Scripted()
     chat = chat_with(model)

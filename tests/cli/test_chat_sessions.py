@@ -165,6 +165,7 @@ def test_history_keeps_each_conversation_in_a_session_of_its_own(model: Scripted
 def test_a_new_conversation_never_overwrites_the_session_of_the_old_one(model: Scripted) -> None:
     result = run("--session", "mine", input="one\n/clear\ntwo\n/save mine\n/save other\n")
     assert result.exit_code == 2
+    assert "A session of that name exists" in result.stderr
     assert [turn["asked"] for turn in document("mine")["turns"]] == ["one"]
     assert [turn["asked"] for turn in document("other")["turns"]] == ["two"]
 

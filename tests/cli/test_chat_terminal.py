@@ -167,6 +167,17 @@ def test_ctrl_c_twice_at_the_prompt_leaves() -> None:
     assert ended(child) == 130
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("message", ["", "count\r"])
+def test_what_ends_the_process_leaves_the_terminal_as_it_was(message: str, number: signal.Signals) -> None:
+    child = spawn()
+    expect(child, ">")
+    child.send(message)
+    time.sleep(0.7)
+    os.kill(child.pid, number)
+    assert ended(child) == 128 + number
+
+
 @pytest.fixture
 def waiting_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An editor that says where its file is, and waits; its folder is under the one that is returned."""
