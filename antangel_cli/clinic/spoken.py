@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from antangel_cli.clinic.case import SCHEMA_ID, Case, Report
+from antangel_cli.clinic.case import Case, Report
 from antangel_cli.clinic.checks import Checks, facts_to_use, run_checks
 from antangel_cli.clinic.dose import mark_doses, withhold_doses
 from antangel_cli.clinic.dose_refusal import dose_refusal
 from antangel_cli.clinic.facts import Fact
-from antangel_cli.clinic.readers.prose import language_of
+from antangel_cli.clinic.readers.prose import prose_case
 
 NOT_ASKED = "not_asked"
 
@@ -46,5 +46,4 @@ def spoken_case(case: Case | None, said: Sequence[str]) -> Case:
     texts = [text for text in said if text.strip()]
     if case is not None:
         return case.model_copy(update={"notes": (*case.notes, *(Report(text=text) for text in texts))})
-    whole = "\n".join(texts)
-    return Case(schema=SCHEMA_ID, id="chat", language=language_of(whole), narrative=whole or None)
+    return prose_case("\n".join(texts), "chat")

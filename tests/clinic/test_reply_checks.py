@@ -92,3 +92,14 @@ def test_doses_are_shown_only_where_diagnose_would(of: Case | None, doses: bool,
 def test_a_withheld_dose_is_in_the_record() -> None:
     remarks = reply_checks("", "Give 300 mg.", Spoken.of(ADULT, []))["answer_remarks"]
     assert [remark["check"] for remark in remarks] == ["dose_withheld"]
+
+
+def test_what_was_said_of_the_patient_is_known_to_the_checks() -> None:
+    spoken = Spoken.of(
+        None, ["A 67-year-old man with a cough.", "RR 26, SpO2 90%, on air, BP 100/60, HR 115, temp 38.5, alert"]
+    )
+    assert (spoken.case.patient.age.value, spoken.case.patient.sex_at_birth) == (67, "male")
+    assert spoken.checks.to_json()["news2"]["score"] >= 7
+    child = Spoken.of(None, ["A 3-year-old boy with a cough."])
+    assert child.doses_refused == "not_asked"
+    assert Spoken.of(None, ["A 3-year-old boy with a cough."], doses=True).doses_refused is not None

@@ -146,6 +146,7 @@ def _pregnancy(sentences: list[str]) -> dict[str, Any]:
         for sentence in sentences
         if not rules["pregnancy_over"].search(sentence)
         for match in rules["pregnancy"].finditer(sentence)
+        if not rules["relative_before"].search(sentence[max(0, match.start() - _REACH) : match.start()])
     }
     if len(weeks) != 1 or not 3 <= (stated := weeks.pop()) <= 43:
         return {}

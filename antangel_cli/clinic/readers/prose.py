@@ -13,19 +13,24 @@ _CHINESE_SHARE = 0.2
 
 
 def read_prose(intake: Intake, case_id: str) -> Case:
-    """A case of free text alone, in the language it is written in; of the patient it has what the text states."""
-    case = Case.model_validate(
-        {
-            "schema": SCHEMA_ID,
-            "id": case_id,
-            "language": language_of(intake.text),
-            "narrative": intake.text.strip(),
-            "patient": demographics(intake.text),
-        }
-    )
+    """The case that a text is, with a warning for each thing that was read of the patient."""
+    case = prose_case(intake.text, case_id)
     case._input_warnings = tuple(_read_from_text(case))
     case._sources = {"patient": "narrative"} if case._input_warnings else {}
     return case
+
+
+def prose_case(text: str, case_id: str) -> Case:
+    """A case of free text alone, in the language it is written in; of the patient it has what the text states."""
+    return Case.model_validate(
+        {
+            "schema": SCHEMA_ID,
+            "id": case_id,
+            "language": language_of(text),
+            "narrative": text.strip() or None,
+            "patient": demographics(text),
+        }
+    )
 
 
 def _read_from_text(case: Case) -> Iterator[dict[str, str | int]]:
