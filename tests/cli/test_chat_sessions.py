@@ -100,7 +100,7 @@ def damage(content: dict[str, Any], how: str) -> str:
         "cut": whole[: len(whole) // 2],
         "empty": "",
         "a turn": whole.replace('"reply"', '"replies"'),
-        "a key": whole.replace('"seed"', '"mrs jones"'),
+        "a key": whole.replace('"asked"', '"mrs jones": 1, "asked"'),
         "a value": whole.replace('"asked": "one"', '"asked": 58'),
         "the schema": whole.replace("session/1", "session/9"),
     }[how]
