@@ -240,7 +240,8 @@ def test_lines_of_text_and_repeated_lines_keep_their_numbers(
 @pytest.mark.parametrize(
     "content",
     [
-        "notes without an end", "a,b\n1,2\n", '{"id": "c0"}\n', "[]\n", '{"schema": "antangel.case/1", "id": "c0"}\n', "\n",
+        "notes without an end", "a,b\n1,2\n", '{"id": "c0"}\n', "[]\n", "\n",
+        '{"schema": "antangel.case/1", "id": "c0"}\n',
         '{"schema": "antangel.ddx/1", "status": "ok"}\n',
     ],
 )  # fmt: skip
