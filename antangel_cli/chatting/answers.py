@@ -54,10 +54,10 @@ def read(chat: Chat, argument: str) -> None:
     attachment = read_attachment(argument)
     chat.talk.attached.append(attachment.text)
     if attachment.dropped:
-        chat.terminal.remark(f"{attachment.dropped} characters that nobody sees were dropped.")
+        chat.terminal.remark(f"Characters that nobody sees, dropped: {attachment.dropped}.")
     if Spoken.of(None, [attachment.text]).checks.injection_suspected:
         chat.terminal.note("The file holds text that reads like an instruction to the model.")
-    chat.terminal.remark(f"{len(attachment.text)} characters go with the next message.")
+    chat.terminal.remark(f"It goes with the next message; characters: {len(attachment.text)}.")
 
 
 def diagnose_said(chat: Chat, argument: str) -> None:

@@ -50,7 +50,7 @@ class Keeper:
         """Delete the sessions that are older than the policy allows, and say how many those were."""
         gone = shelf.delete_older(self._settings.max_age_days)
         if gone:
-            self._terminal.note(f"{gone} sessions older than {self._settings.max_age_days} days were deleted.")
+            self._terminal.note(f"Sessions older than {self._settings.max_age_days} days, deleted: {gone}.")
 
     def _latest(self) -> str:
         names = shelf.names()

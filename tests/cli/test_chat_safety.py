@@ -150,7 +150,7 @@ def test_a_file_is_data_between_marks_and_may_not_close_them(
     say(chat_with(model), f"/read {letter}", "Summarise it.")
     told = capsys.readouterr().err
     assert "reads like an instruction to the model" in told
-    assert "1 characters that nobody sees were dropped" in told
+    assert "Characters that nobody sees, dropped: 1." in told
     [message] = sent(model)
     opened = message.splitlines()[1]
     assert opened.startswith("<data ")

@@ -151,7 +151,7 @@ def test_a_policy_deletes_what_is_old_and_says_how_many(
         os.utime(path, (past, past))
     rule(monkeypatch, tmp_path, "max_age_days = 30")
     result = run(input="/sessions\n")
-    assert "2 sessions older than 30 days were deleted." in result.stderr
+    assert "Sessions older than 30 days, deleted: 2." in result.stderr
     assert "young" in result.stderr
     assert [path.name for path in shelf.folder().iterdir()] == ["young.json"]
 
