@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def test_a_file_is_data_between_marks_and_may_not_close_them(
     assert "Characters that nobody sees, dropped: 1." in told
     [message] = sent(model)
     opened = message.splitlines()[1]
-    assert opened.startswith("<data ")
+    assert re.fullmatch("<data [0-9a-f]{8}>", opened)
     assert message.count(opened.replace("<", "</")) == 1
     assert message.endswith("\n\nSummarise it.")
     assert "\u200b" not in message

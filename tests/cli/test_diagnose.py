@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from antangel_cli import load, source
 from antangel_cli.app import app
+from antangel_cli.chatting.attachment import fenced
 from antangel_cli.clinic.notice import DEMONSTRATION, NOTICE
 from antangel_cli.errors import PolicyError
 from tests.cli.cases import CHEST_PAIN, case_line
@@ -203,7 +204,7 @@ def test_ask_answers_with_red_flags_beneath(model: Scripted) -> None:
     [
         (["Fever?"], "unread", "Fever?"),
         (["-"], "Fever?\n", "Fever?"),
-        (["Why?", "-"], "data\n", "Why?\n\ndata"),
+        (["Why?", "-"], "data\n", f"Why?\n\n{fenced('data', chinese=False)}"),
     ],
 )
 def test_ask_reads_stdin_only_for_a_dash(model: Scripted, words: list[str], stdin: str, wanted: str) -> None:
