@@ -14,6 +14,7 @@ from antangel_cli.chatting.interrupts import EndedError, Interrupts, ended_by_si
 from antangel_cli.chatting.keyboard import Read, prompt_reader, read_line
 from antangel_cli.chatting.state import Chat
 from antangel_cli.chatting.talk import Conversation
+from antangel_cli.clinic.readers.intake import clean
 from antangel_cli.errors import INTERRUPTED, CommandError, GenerationError, UsageError
 from antangel_cli.options import ChatOptions
 from antangel_cli.outcome import describe
@@ -93,6 +94,7 @@ def converse(found: Chat, read: Read, interactive: bool) -> int:
             continue
         except CommandError as error:
             found.terminal.failure(error)
+            code = code if interactive else error.exit_code
             continue
         failed = take(found, message)
         if not interactive:
@@ -107,7 +109,7 @@ def take(found: Chat, message: str) -> int:
 
     Ctrl-C stops a reply; a second within a second raises KeyboardInterrupt.
     """
-    message, found.talk.last_finish = message.strip(), None
+    message, found.talk.last_finish = clean(message)[0].strip(), None
     try:
         with found.talk.interrupts.watching():
             if message.startswith("/"):

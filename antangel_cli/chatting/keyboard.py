@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from antangel_cli.chatting.editor import edit
+from antangel_cli.errors import RejectedError
+from antangel_cli.files import decode
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.input import Input
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import Output
+
+MOST_BYTES = 1 << 20
+"""Of a message."""
 
 Read = Callable[[], str]
 """Gives the next message; raises EOFError at the end, KeyboardInterrupt for Ctrl-C."""
@@ -27,11 +32,17 @@ class InEditor:
 
 
 def read_line() -> str:
-    """The next line of stdin."""
-    line = sys.stdin.readline()
+    """The next line of stdin. Raises RejectedError for one that is too long, or no UTF-8."""
+    stream = sys.stdin.buffer
+    line = part = stream.readline(MOST_BYTES)
     if not line:
         raise EOFError
-    return line
+    while len(part) == MOST_BYTES and not part.endswith(b"\n"):
+        part = stream.readline(MOST_BYTES)
+        line = b""
+    if not line:
+        raise RejectedError("A message is longer than 1 MiB.", "Shorten it.", code="too_large", stage="input")
+    return decode(line, "stdin")
 
 
 def prompt_reader(input: Input | None = None, output: Output | None = None, vi: bool = False) -> Read:

@@ -12,6 +12,7 @@ from antangel_cli.chatting.attachment import fenced
 from antangel_cli.chatting.beneath import ENDED, footer, record
 from antangel_cli.chatting.interrupts import Interrupts
 from antangel_cli.chatting.session import Exchange, now
+from antangel_cli.clinic.checks import red_flags_in_text
 from antangel_cli.clinic.model import Finish, Model, Turn
 from antangel_cli.clinic.prompt import load_prompt
 from antangel_cli.clinic.reply_checks import lines_beneath, reply_checks
@@ -162,7 +163,7 @@ class Conversation:
 
     def _alarm(self, message: str, spoken: Spoken) -> None:
         """Say the red flags of a message, before the model runs: those it raises, and those it completes."""
-        said = {fired.rule.id for fired in Spoken.of(None, [message]).checks.red_flags}
+        said = {fired.rule.id for fired in red_flags_in_text(message)}
         for fired in spoken.checks.red_flags:
             if fired.rule.id in said or fired.rule.id not in self.alarmed:
                 self.terminal.note(red_flag_line(fired, spoken.case.chinese))

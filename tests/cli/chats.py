@@ -65,7 +65,7 @@ def use(monkeypatch: pytest.MonkeyPatch, model: Scripted) -> Scripted:
     return model
 
 
-def run(*arguments: str, input: str = "") -> Result:
+def run(*arguments: str, input: str | bytes = "") -> Result:
     """Run the program's chat."""
     return CliRunner().invoke(app, ["chat", *arguments], input=input)
 

@@ -151,3 +151,15 @@ def test_no_input_forbids_asking(model: Scripted, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit) as caught:
         app(["chat", "--no-input"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"x" * (1 << 20), b"x" * (3 << 20)], ids=["no UTF-8", "1 MiB", "3 MiB"])
+def test_a_line_that_cannot_be_read_is_passed_by(line: bytes, model: Scripted) -> None:
+    result = run(input=b"Fever?\n" + line + b"\nCough?\n")
+    assert result.exit_code == 3
+    assert sent(model) == ["Fever?", "Cough?"]
+
+
+def test_characters_that_nobody_sees_are_dropped_from_messages(model: Scripted) -> None:
+    run(input="\ufeffFe\u200bver\u202e?\x1b[31m\n")
+    assert sent(model) == ["Fever?[31m"]

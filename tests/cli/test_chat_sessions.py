@@ -102,11 +102,13 @@ def damage(content: dict[str, Any], how: str) -> str:
         "a turn": whole.replace('"reply"', '"replies"'),
         "a key": whole.replace('"asked"', '"mrs jones": 1, "asked"'),
         "a value": whole.replace('"asked": "one"', '"asked": 58'),
+        "deep": "[" * 100_000,
+        "a surrogate": whole.replace('"one"', '"\\ud800"'),
         "the schema": whole.replace("session/1", "session/9"),
     }[how]
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "a turn", "a key", "a value", "the schema"])
+@pytest.mark.parametrize("how", ["cut", "empty", "a turn", "a key", "a value", "deep", "a surrogate", "the schema"])
 def test_a_damaged_session_is_refused_without_its_words_and_left_alone(how: str, model: Scripted) -> None:
     run("--session", "mine", input="one\n")
     harmed = damage(document("mine"), how)
