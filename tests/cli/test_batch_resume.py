@@ -187,6 +187,32 @@ def test_results_of_cases_that_did_not_come_are_kept_at_the_end(out: Path, model
     assert ids(records(out)) == ["c2", "c3", "c0", "c1"]
 
 
+def test_errors_of_lines_that_are_no_longer_there_go(
+    monkeypatch: pytest.MonkeyPatch, out: Path, model: Scripted
+) -> None:
+    use(monkeypatch, failing("for 3 hours"))
+    run_batch([*cases(3), "{", "["], "-o", str(out))
+    assert [record["status"] for record in records(out)] == ["ok", "ok", "error", "error", "error"]
+    assert run_batch(cases(2), "-o", str(out), "--resume").exit_code == 0
+    assert ids(records(out)) == ["c0", "c1"]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_result_counts_whatever_errors_of_its_id_stand_beside_it(
+    order: tuple[int, int], monkeypatch: pytest.MonkeyPatch, out: Path
+) -> None:
+    written = []
+    for scripted in (failing("Chest"), Scripted()):
+        use(monkeypatch, scripted)
+        run_batch(cases(1), "-o", str(out), "--force")
+        written.append(out.read_bytes())
+    out.write_bytes(b"".join(written[i] for i in order))
+    again = use(monkeypatch, Scripted())
+    assert run_batch(cases(1), "-o", str(out), "--resume").exit_code == 0
+    assert again.tasks == []
+    assert out.read_bytes() == written[1]
+
+
 def test_an_interrupt_keeps_what_was_not_yet_reached(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, out: Path, model: Scripted
 ) -> None:
