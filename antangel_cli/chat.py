@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from antangel_cli.announce import announce, opened, print_stats
 from antangel_cli.auditing import audited
@@ -35,7 +36,7 @@ def chat(settings: Settings, options: ChatOptions) -> int:
 
 
 def _chat(settings: Settings, options: ChatOptions) -> int:
-    terminal = Terminal.of(settings)
+    terminal = replace(Terminal.of(settings), render=options.render)
     interactive = sys.stdin.isatty()
     if interactive and settings.no_input:
         raise UsageError("chat asks for messages, and --no-input forbids it.", "Pipe messages in, one a line.")

@@ -11,6 +11,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "chat": (
         ("antangel chat", "a conversation; nothing of it is kept"),
         ("antangel chat --case case.json", "about one case, whose checks are shown first"),
+        ("antangel chat --session ward-3", "kept in a session; opened again by the same line"),
     ),
     "ask": (
         ('echo "What confirms gout?" | antangel ask -', "one question; not seen in ps or in the shell's history"),
@@ -26,6 +27,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "batch": (
         ("antangel batch cases.jsonl -o out.jsonl", "one result a line, in the order of the cases"),
         ("antangel batch cases.jsonl --dry-run -q", "read and check every line; no model"),
+        ("antangel batch cases.jsonl -o out.jsonl --resume", "go on after a crash or Ctrl-C"),
         ("cat cases.jsonl | antangel batch | jq -r .urgency_final", "in a pipe"),
     ),
     "eval": (

@@ -25,6 +25,7 @@ Lookahead = Literal["auto", "on", "off"]
 Shape = Literal["flash", "mini"]
 Routing = Literal["router", "skewed"]
 DataSet = Literal["ddxplus", "healthbench", "medmcqa", "medqa"]
+Render = Literal["auto", "markdown", "plain"]
 FailOn = Literal["emergency", "urgent", "soon", "routine", "self_care"]
 
 
@@ -206,6 +207,12 @@ CONVERSATION = Group(
         _flag(str, "--session", help="Open this session, or make it; each turn is kept in it.", metavar="NAME"),
         _flag(bool, "--resume", help="Go on with the session that was kept last."),
         _flag(bool, "--history", help="Keep every conversation in a session of its own."),
+        _flag(
+            Render,
+            "--render",
+            help="Replies as Markdown, or as the model wrote them; Markdown on a terminal unless told otherwise.",
+            metavar="auto|markdown|plain",
+        ),
         _flag(bool, "--vi", help="Edit messages with vi's keys."),
         DOSES,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ class ChatOptions:
     session: str | None = None
     resume: bool = False
     history: bool = False
+    render: Literal["auto", "markdown", "plain"] = "auto"
     vi: bool = False
     doses: bool = False
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 Unit = Literal["bytes", "cases", "curves", "tokens"]
+Render = Literal["auto", "markdown", "plain"]
 Advance = Callable[[int, int | None], None]
 """Tells a meter how much is done, of how much (None: unknown)."""
 
@@ -50,6 +51,7 @@ class Terminal:
     quiet: bool = False
     verbose: bool = False
     progress: str = "auto"
+    render: Render = "auto"
 
     @classmethod
     def of(cls, settings: Settings) -> Terminal:
@@ -120,8 +122,9 @@ class Terminal:
         return Console(file=stream, no_color=not self.color or None, highlight=False)
 
     def reply(self) -> Reply:
-        """Something to stream a reply into: markdown on a terminal, the text itself elsewhere."""
-        return MarkdownReply(self) if self.rich_on(sys.stdout) else TextReply(self)
+        """Something to stream a reply into: markdown on a terminal, the text itself elsewhere, unless `render` says."""
+        markdown = self.rich_on(sys.stdout) if self.render == "auto" else self.render == "markdown"
+        return MarkdownReply(self) if markdown else TextReply(self)
 
     def rows(self, title: str, rows: Sequence[Sequence[str]]) -> str:
         """A titled table as plain text, its columns aligned by display width."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -12,7 +12,7 @@ from antangel_cli.clinic.case import Case, Part
 from antangel_cli.clinic.model import Finish, Model
 from antangel_cli.errors import UsageError
 
-SCHEMA_ID = "antangel.session/1"
+SCHEMA_ID: Final = "antangel.session/1"
 
 
 class Exchange(Part):

@@ -41,6 +41,7 @@ VARIES = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?Z?"), "TIME"),
     (re.compile(r"[\d.]+ (cases/min|tokens/s|s\b)"), r"# \1"),
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "HASH"),
+    (re.compile(r"(a line, \w+ +│ +)[\d.]+"), r"\1#.#"),
     (re.compile(r"first after [\d.-]+"), "first after #"),
 )
 

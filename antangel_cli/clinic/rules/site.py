@@ -133,9 +133,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def _refused(path: Path, place: str, fault: str) -> InputError:
-    return InputError(
-        f"{place} {fault}.", "Correct the site's rules, or take the setting `site_rules` away; see docs/rules.md.", str(path)
-    )
+    remedy = "Correct the site's rules, or take the setting `site_rules` away; see docs/rules.md."
+    return InputError(f"{place} {fault}.", remedy, str(path))
 
 
 def _first_fault(content: dict[str, Any], error: ValidationError) -> tuple[str, str]:
