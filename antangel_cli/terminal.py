@@ -87,7 +87,8 @@ class Terminal:
         self._print_prose(text, sys.stdout)
 
     def _print_prose(self, text: str, stream: IO[str]) -> None:
-        if not self.rich_on(stream):
+        # Beside a bar rich stands in for the stream, and places what is printed above it.
+        if not self.rich_on(stream) or hasattr(stream, "rich_proxied_file"):
             print(clean(text), file=stream, flush=True)
             return
         from rich.text import Text

@@ -2,8 +2,8 @@
 
     python docs/recording.py    # writes docs/recordings/NAME.cast (asciicast v2) and NAME.svg
 
-Play one with `asciinema play docs/recordings/chat.cast`. The SVG is what stands in the terminal at the end, with the lines
-that scrolled off. Needs pexpect and pyte, which `make setup` installs.
+Play one with `asciinema play docs/recordings/chat.cast`. The SVG is what stands in the terminal at the end, with the
+lines that scrolled off. Needs pexpect and pyte, which `make setup` installs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import pexpect
@@ -30,6 +31,7 @@ COLUMNS, ROWS = 100, 30
 KEY_S = 0.04
 WAIT_S = 180
 PROMPT = r"\x1b\[\?2004h\$ $"
+CHAT_PROMPT = r"(?s)\x1b\[\?2004h.*?>"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Scene:
 SCENES = (
     Scene("diagnose", "antangel diagnose examples/chest-pain.json"),
     Scene("batch", "antangel batch examples/cases.jsonl -o out.jsonl && jq -c '[.id, .urgency_final]' out.jsonl"),
-    Scene("chat", "antangel chat --case examples/calf-swelling.json", ("What would confirm it?", "/diagnose", "/exit")),
+    Scene("chat", "antangel chat", ("What confirms gout?", "/case examples/calf-swelling.json", "/diagnose", "/exit")),
 )
 
 
@@ -81,7 +83,7 @@ class Recorder:
 def play(scene: Scene, home: Path) -> Recorder:
     """Type a scene into a shell, with a home of its own, and wait for its end."""
     environment = {
-        "HOME": str(home), "TERM": "xterm-256color", "PS1": "$ ", "LANG": "C.UTF-8",
+        "HOME": str(home), "TERM": "xterm-256color", "PS1": "$ ", "LANG": "C.UTF-8", "PROMPT_TOOLKIT_NO_CPR": "1",
         "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
     }  # fmt: skip
     (home / "examples").symlink_to(ROOT / "examples")
@@ -95,7 +97,7 @@ def play(scene: Scene, home: Path) -> Recorder:
     shell.logfile_read = recorder
     type_in(shell, scene.command)
     for line in scene.typed:
-        shell.expect_exact("> ")
+        shell.expect(CHAT_PROMPT)
         time.sleep(1)
         type_in(shell, line)
     shell.expect(PROMPT)
@@ -117,11 +119,14 @@ def drawn(screen: pyte.HistoryScreen) -> Iterator[Text]:
     """Every line with its colours."""
     for row in (*screen.history.top, *(screen.buffer[y] for y in range(screen.lines))):
         line = Text()
-        for x in range(screen.columns):
-            char = row[x]
-            line.append(char.data, Style(color=_color(char.fg), bold=char.bold, dim=False, reverse=char.reverse))
+        for style, chars in groupby((row[x] for x in range(screen.columns)), _style):
+            line.append("".join(char.data for char in chars), style)
         line.rstrip()
         yield line
+
+
+def _style(char: pyte.screens.Char) -> Style:
+    return Style(color=_color(char.fg), bold=char.bold, reverse=char.reverse)
 
 
 def _color(name: str) -> str | None:

@@ -232,3 +232,14 @@ def test_an_answer_in_json_keeps_its_content_and_steers_nothing(capsys: pytest.C
     shown = capsys.readouterr().out
     assert json.loads(shown) == content
     assert clean(shown) == shown
+
+
+def test_a_note_beside_a_bar_stands_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch, 60, 24)
+    shown = Terminal()
+    with shown.meter("Loading the model", "bytes") as advance:
+        advance(1, 2)
+        shown.note("Packing the nano model, once: a note that is too long for a line of this terminal")
+        advance(2, 2)
+    assert screen.lines[:2] == ["Packing the nano model, once: a note that is too long for a", "line of this terminal"]
+    assert "Loading" not in screen.text
