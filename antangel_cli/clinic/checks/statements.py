@@ -17,9 +17,10 @@ BACKGROUND = {"history", "procedure", "medication", "social"}
 _PROSE = {name: re.compile(pattern) for name, pattern in load_rules("prose")["statements"].items()}
 _DURATION_HISTORY = re.compile(r"(?:hours?|days?|weeks?|months?|minutes?|h|d)(?:'s?)? history of", re.I)
 _UNKNOWN = re.compile(r"\(unknown\)|\(未知\)")
-_SENTENCE = re.compile(r"[.!?;。！？;\n]+")
+_SENTENCE = re.compile(r"[.!;。！;\n]+|\?(?! ?(?:no\b|none\b|无|否))")
 _OR = re.compile(r"\b(?:or|nor)\b|或")
-_TURN = re.compile(r"\b(?:but|with|has)\b|但")
+_NEXT_OR = re.compile(r",? ?(?:or|nor)\b|或")
+_TURN = re.compile(r"\b(?:but|with|has|since|after|today|yesterday)\b|但")
 _YEARS_AFTER = re.compile(r"[^,，]{0,20}\b(?:years? ago|in (?:19|20)\d\d)\b|[^,，]{0,8}年前")
 
 _APART = "\n\0\n"
@@ -77,11 +78,17 @@ def asserted(statement: Statement, pattern: str, past: bool = False) -> bool:
 def stands(text: str, start: int, end: int, past: bool) -> bool:
     """Whether what a folded sentence says from `start` to `end` is stated: not denied, another's, or a mere if."""
     before, after = text[max(0, start - REACH) : start], text[end : end + REACH]
-    if _PROSE["denied_after"].match(after) or _negated(before, after):
+    if _denied_after(after) or _negated(before, after):
         return False
     if is_family(before) or _PROSE["hypothetical"].search(before):
         return False
     return past or not is_past(before, after)
+
+
+def _denied_after(after: str) -> bool:
+    """Whether a denial follows, at once or after the rest of a list: `A: no`, `A (-)`, `A and B are absent`."""
+    rest = _PROSE["rest_of_list"].match(after)
+    return any(_PROSE["denied_after"].match(after, start) for start in (0, rest.end() if rest else 0))
 
 
 def _negated(before: str, after: str) -> bool:
@@ -93,7 +100,7 @@ def _negated(before: str, after: str) -> bool:
     end, whole = cues[-1]
     scope = masked[end:].lstrip()
     # `never had` and `not present with` go on denying; a second verb after a denied thing starts anew.
-    if any(match.start() > 0 for match in _PROSE["end_of_negation"].finditer(scope)):
+    if any(match.start() > 0 for match in _PROSE["end_of_negation"].finditer(scope)) or _turns_aside(scope, after):
         return False
     return whole or _reaches(scope, after)
 
@@ -102,6 +109,12 @@ def _cues(text: str) -> Iterator[tuple[int, bool]]:
     listed = [(m.end(), True) for m in _PROSE["list_negation"].finditer(text)]
     plain = [(m.end(), False) for m in _PROSE["negation"].finditer(text)]
     yield from sorted(listed + plain)
+
+
+def _turns_aside(scope: str, after: str) -> bool:
+    """Whether what is denied ended at a `with` or an `after`: `no A with B`, but not C in `no A with B or C`."""
+    asides = [match.end() for match in _PROSE["aside"].finditer(scope) if match.start() > 0]
+    return bool(asides) and not (_OR.search(scope, asides[-1]) or _NEXT_OR.match(after))
 
 
 def _reaches(scope: str, after: str) -> bool:
