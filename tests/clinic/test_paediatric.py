@@ -111,7 +111,7 @@ def test_the_table_is_sound() -> None:
         for name in MEASURED:
             limits = band.limits[name]
             assert limits.extreme[0] <= limits.range[0] < limits.range[1] <= limits.extreme[1]
-    assert set(load_rules("paediatric")["consciousness"]) == {*"CVPU", "CVPU"}
+    assert set(load_rules("paediatric")["consciousness"]) == {*"CVPU", "PU", "CVPU"}
 
 
 def test_fever_is_urgent_earlier_in_the_young() -> None:
@@ -170,6 +170,28 @@ def test_values_are_converted_and_read_from_text() -> None:
     assert [(row.name, row.urgency) for row in found(checked(text)).out_of_range] == [("pulse", "emergency")]
     drowsy = make_case(patient={"age": {"value": 2}}, narrative="He is drowsy. HR 110.")
     assert [(row.value, row.urgency) for row in found(checked(drowsy)).out_of_range] == [("CVPU", "urgent")]
+
+
+@pytest.mark.parametrize(
+    ("said", "level", "urgency"),
+    [
+        ("He is drowsy.", "CVPU", "urgent"), ("Unresponsive, HR 110.", "PU", "emergency"),
+        ("She is unconscious.", "PU", "emergency"), ("Floppy and unresponsive.", "PU", "emergency"),
+        ("Drowsy, then responds only to pain.", "PU", "emergency"), ("AVPU: P", "PU", "emergency"),
+        ("Responds to voice.", "CVPU", "urgent"), ("Drowsy, not unresponsive.", "CVPU", "urgent"),
+        ("嗜睡。", "CVPU", "urgent"), ("昏睡。", "PU", "emergency"), ("患儿昏迷。", "PU", "emergency"),
+        ("发热，昏迷。", "PU", "emergency"), ("呼之不应。", "PU", "emergency"), ("嗜睡，无昏迷。", "CVPU", "urgent"),
+        ("Lethargic.", None, None), ("Found unresponsive, now crying.", None, None), ("Not unresponsive.", None, None),
+        ("Unresponsive to paracetamol.", None, None), ("精神萎靡。", None, None), ("否认昏迷。", None, None),
+        ("昏迷病史。", None, None), ("Father is unconscious.", None, None),
+    ],
+)  # fmt: skip
+def test_consciousness_in_text(said: str, level: str | None, urgency: str | None) -> None:
+    case = make_case(patient={"age": {"value": 7}}, narrative=said, vitals=vitals(**WELL[PUPIL], consciousness=None))
+    banded = found(checked(case))
+    assert [row.value for row in banded.out_of_range] == ([level] if level else [])
+    assert banded.urgency == urgency
+    assert banded.missing == (() if level else ("consciousness",))
 
 
 def test_only_the_newest_values_count() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from antangel_cli.clinic.case import Age, Case
 from antangel_cli.clinic.checks.news2 import ADULT_YEARS, Observation, acvpu, as_charted, newest_sets, observations
+from antangel_cli.clinic.checks.text_states import PROSE, deeply_altered
 from antangel_cli.clinic.checks.units import Value, quantities
 from antangel_cli.clinic.checks.urgency import highest
 from antangel_cli.clinic.facts import Fact
@@ -18,7 +19,7 @@ MEASURED = ("respiratory_rate", "spo2", "systolic_bp", "pulse", "temperature")
 PARAMETERS = (*MEASURED, "consciousness")
 BY_AGE = frozenset({"respiratory_rate", "systolic_bp", "pulse"})
 """What is normal in a child and not in an adult."""
-NOT_ALERT = "CVPU"
+NOT_ALERT, DEEPLY_ALTERED = "CVPU", "PU"
 """What free text says of a patient who is not alert: one of these levels."""
 
 
@@ -108,8 +109,7 @@ def paediatric(case: Case, rows: Sequence[Fact], values: Sequence[Value]) -> Ban
     if not recorded:
         return "no_vitals"
     newest = [o for chosen in newest_sets(recorded) for o in chosen]
-    ids = {fact.path: fact.id for fact in rows}
-    found = tuple(_out_of_range(case, band, newest, ids))
+    found = tuple(_out_of_range(case, band, newest, rows))
     missing = tuple(name for name in PARAMETERS if name not in {o.parameter for o in newest})
     return Banded(band.id, found, missing)
 
@@ -126,11 +126,13 @@ def _urgency(band: Band, name: str, value: float) -> str | None:
     return band.limits[name].urgency(as_charted(name, value))
 
 
-def _out_of_range(case: Case, band: Band, newest: Sequence[Observation], ids: dict[str, str]) -> Iterator[OutOfRange]:
+def _out_of_range(case: Case, band: Band, newest: Sequence[Observation], rows: Sequence[Fact]) -> Iterator[OutOfRange]:
+    ids = {fact.path: fact.id for fact in rows}
     for o in newest:
         fact_id = ids.get(o.path, o.path)
         if o.parameter == "consciousness":
-            yield from _not_alert(case, o, fact_id)
+            if not o.value:
+                yield _not_alert(_level(case, o, rows), fact_id)
             continue
         urgency = _urgency(band, o.parameter, o.value)
         if urgency:
@@ -138,8 +140,14 @@ def _out_of_range(case: Case, band: Band, newest: Sequence[Observation], ids: di
             yield OutOfRange(o.parameter, o.value, unit, *limits, fact_id, urgency)
 
 
-def _not_alert(case: Case, o: Observation, fact_id: str) -> Iterator[OutOfRange]:
-    level = next((acvpu(m) for i, m in enumerate(case.vitals) if f"vitals[{i}]" == o.path), None)
-    if not o.value:
-        urgency = load_rules("paediatric")["consciousness"][level or NOT_ALERT]
-        yield OutOfRange(o.parameter, level or NOT_ALERT, None, None, None, fact_id, urgency)
+def _level(case: Case, o: Observation, rows: Sequence[Fact]) -> str:
+    """The level that is recorded; where only text says it, the gravest levels that any of it names."""
+    recorded = next((acvpu(m) for i, m in enumerate(case.vitals) if f"vitals[{i}]" == o.path), None)
+    if recorded:
+        return recorded
+    return DEEPLY_ALTERED if any(fact.kind in PROSE and deeply_altered(fact.text) for fact in rows) else NOT_ALERT
+
+
+def _not_alert(level: str, fact_id: str) -> OutOfRange:
+    urgency = load_rules("paediatric")["consciousness"][level]
+    return OutOfRange("consciousness", level, None, None, None, fact_id, urgency)

@@ -14,6 +14,8 @@ from antangel_cli.clinic.rules import load_rules
 
 _TABLE = load_rules("text_vitals")
 _REACH = 40
+PROSE = frozenset({"complaint", "text", "note"})
+"""The kinds of facts in which vitals and states are read."""
 
 STATES = {"supplemental_oxygen": ("room air", "oxygen given"), "consciousness": ("not alert", "alert")}
 """How a state is reported, for 0 and for 1."""
@@ -22,6 +24,7 @@ _PATTERNS = {
     "supplemental_oxygen": tuple(re.compile(_TABLE["supplemental_oxygen"][key]) for key in ("no", "yes")),
     "consciousness": tuple(re.compile(_TABLE["consciousness"][key]) for key in ("altered", "alert")),
 }
+_DEEP = re.compile(_TABLE["consciousness"]["deep"])
 _NOT_BEFORE, _NOT_AFTER = (re.compile(_TABLE["consciousness"][key]) for key in ("not_before", "not_after"))
 
 
@@ -34,8 +37,18 @@ def states(prose: Sequence[Fact]) -> Iterator[Value]:
             yield Value(quantity, float(bool(places[1])), (places[0] + places[1])[0], from_text=True)
 
 
+def deeply_altered(text: str) -> bool:
+    """Whether a text that states altered consciousness states the level P or U of ACVPU, or one of both."""
+    text = plain(text)
+    return any(_DEEP.search(match.group()) for match in _standing(text, _PATTERNS["consciousness"][0]))
+
+
 def _states(text: str, pattern: re.Pattern[str]) -> bool:
-    return any(_holds(text, match.start(), match.end()) for match in pattern.finditer(text))
+    return any(True for _ in _standing(text, pattern))
+
+
+def _standing(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    return (match for match in pattern.finditer(text) if _holds(text, match.start(), match.end()))
 
 
 def _holds(text: str, start: int, end: int) -> bool:

@@ -9,17 +9,15 @@ from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.checks.news2 import observations
 from antangel_cli.clinic.checks.text_context import is_current
 from antangel_cli.clinic.checks.text_notations import Reading, plain, readings, runs
-from antangel_cli.clinic.checks.text_states import STATES, states
+from antangel_cli.clinic.checks.text_states import PROSE, STATES, states
 from antangel_cli.clinic.checks.units import Measured, Value
 from antangel_cli.clinic.facts import Fact
-
-_PROSE = {"complaint", "text", "note"}
 
 
 def vitals_in_text(case: Case, rows: Sequence[Fact], measured: Measured) -> Measured:
     """Add the vitals that prose states and no field does; each is reported as read from text."""
     known = {value.quantity.id for value in measured.values} | {o.parameter for o in observations(case, ())}
-    prose = [fact for fact in rows if fact.kind in _PROSE]
+    prose = [fact for fact in rows if fact.kind in PROSE]
     read = [*(value for fact in prose for value in _read(fact, _time(case, fact))), *states(prose)]
     found = [value for value in read if value.quantity.id not in known]
     warnings = tuple(_report(value) for value in found)
