@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ConfigError,
         ContextError,
         GrammarError,
+        KeptPrefixError,
     )
     from runtime.examination.doctor import examine
     from runtime.examination.fingerprint import Inventory, examine_model
@@ -94,6 +95,7 @@ _HOME = {
     "ConfigError": "errors",
     "ContextError": "errors",
     "GrammarError": "errors",
+    "KeptPrefixError": "errors",
     "NO_TOKEN": "request",
     "Request": "request",
     "Stage": "request",
@@ -127,6 +129,7 @@ __all__ = [
     "FormatChoiceError",
     "GrammarError",
     "Inventory",
+    "KeptPrefixError",
     "Listening",
     "Manifest",
     "MemoryPlan",

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ from kernels.ops import Candidates, Restriction
 from kernels.registry import Announce
 from runtime.config import EngineConfig, ModelConfig
 from runtime.drafting import DraftCheck
-from runtime.errors import AntangelError, ContextError
+from runtime.errors import AntangelError, ContextError, KeptPrefixError
 from runtime.examination.scoring import log_likelihoods
 from runtime.experts.paging import Pager
 from runtime.experts.profile import save_profile
 from runtime.generation import Advance, Generation, prepare, tokens_needed
 from runtime.grammar import GrammarCompiler
 from runtime.hardware import set_threads
+from runtime.kept_prefix import KeptPrefix, described
 from runtime.kv_cache import BlockAllocator, KVCache
 from runtime.memory import MAPPED_BATCH, MemoryPlan
 from runtime.model_protocol import Model
@@ -77,8 +78,8 @@ class Engine:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
         # What an MTP layer keeps for a block's last token depends on the next one, which texts do not share.
         sharing = config.share_prefixes and not (measure_mtp and model.has_mtp)
-        prefixes = PrefixIndex(config.block_size) if sharing else None
-        self._allocator = BlockAllocator(config.kv_blocks or -(-self.context // config.block_size), prefixes)
+        self._prefixes = PrefixIndex(config.block_size) if sharing else None
+        self._allocator = BlockAllocator(config.kv_blocks or -(-self.context // config.block_size), self._prefixes)
         self._cache = KVCache(
             model.cache_layers,
             self._allocator.total,
@@ -93,7 +94,7 @@ class Engine:
             config.block_size,
             max_batch_tokens=config.max_batch_tokens or MAPPED_BATCH,
             max_sequences=config.max_sequences,
-            prefixes=prefixes,
+            prefixes=self._prefixes,
         )
         self._generations: dict[int, Generation] = {}
         self._ready: deque[TokenEvent] = deque()
@@ -252,6 +253,33 @@ class Engine:
         self._check_fits(len(prompt), len(text))
         batch = self._scheduler.max_batch_tokens
         return log_likelihoods(self._model, self._cache, self._allocator, prompt, text, batch)
+
+    def write_prefix(self, file: BinaryIO, token_ids: Iterable[int], weights: str) -> int:
+        """Writes the blocks that are kept of a text, as many as a file may hold; the tokens in them, 0 for none.
+
+        `weights` must tell these weights and this program from all others. See kept_prefix.py.
+        """
+        kept = self._kept_prefix(weights)
+        return 0 if kept is None else kept.write(file, tuple(token_ids))
+
+    def read_prefix(self, path: Path, token_ids: Iterable[int], weights: str) -> int:
+        """Takes over what another process wrote of a text's beginning; the tokens that need not be computed again.
+
+        Call it between steps. Raises KeptPrefixError for a file that is of no use here.
+        """
+        kept = self._kept_prefix(weights)
+        if kept is None:
+            raise KeptPrefixError("this engine keeps nothing", foreign=True)
+        return kept.read(path, tuple(token_ids))
+
+    def _kept_prefix(self, weights: str) -> KeptPrefix | None:
+        """None where texts share nothing, or other experts than the router's compute them."""
+        if self._prefixes is None or self._model.routing_source is not None:
+            return None
+        # An MTP layer keeps nothing where texts share blocks.
+        layers = min(self._model.cache_layers, self.model_config.num_hidden_layers)
+        model = described(weights, self.model_config, self._cache, layers, self._model.backend)
+        return KeptPrefix(self._cache, self._allocator, self._prefixes, layers, model)
 
     def check_integrity(self) -> None:
         """Raises RuntimeError unless blocks, sequences and generations agree."""

@@ -63,3 +63,11 @@ class BusyError(AntangelError):
     def __init__(self, message: str, remedy: str, *, holder: str) -> None:
         super().__init__(message, remedy)
         self.holder = holder
+
+
+class KeptPrefixError(AntangelError):
+    """A file of kept blocks is of no use here; with `foreign` it is of another model, to which it may be."""
+
+    def __init__(self, message: str, *, foreign: bool = False) -> None:
+        super().__init__(message, "Nothing need be done: what it holds is computed again.")
+        self.foreign = foreign
