@@ -53,6 +53,8 @@ def _chat(settings: Settings, options: ChatOptions) -> int:
         if interactive:
             terminal.remark("/help lists the commands; Ctrl-D leaves.")
         code = converse(found, prompt_reader(vi=options.vi) if interactive else read_line, interactive)
+        if code != INTERRUPTED:
+            found.keeper.keep_computed(found.talk)
         print_stats(settings, terminal, model)
     return code
 

@@ -93,7 +93,7 @@ def write_whole(output: str, content: str | bytes, force: bool) -> None:
         if _is_device(Path(output)):
             Path(output).write_bytes(data)
             return
-        aside = _write_aside(path, data)
+        aside = _write_aside(path, lambda file: file.write(data))
         try:
             _move(aside, path, force)
         finally:
@@ -103,11 +103,32 @@ def write_whole(output: str, content: str | bytes, force: bool) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
 
 
-def _write_aside(path: Path, data: bytes) -> Path:
+def replace_whole(path: Path, write: Callable[[BinaryIO], int]) -> int:
+    """Put what is written in place of a file, whole or not at all, for its owner only; what `write` returns.
+
+    At 0 the file is left as it was. Raises OSError.
+    """
+    returned = 0
+
+    def counted(file: BinaryIO) -> None:
+        nonlocal returned
+        returned = write(file)
+
+    aside = _write_aside(path, counted)
+    try:
+        if returned:
+            aside.replace(path)
+            sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+    return returned
+
+
+def _write_aside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

@@ -45,7 +45,7 @@ def case(chat: Chat, argument: str) -> None:
 def _begin(chat: Chat, loaded: Checked | None) -> None:
     if chat.talk.exchanges:
         chat.terminal.remark("A new conversation.")
-    chat.keeper.leave()
+    chat.keeper.leave(chat.talk)
     chat.talk.begin(loaded)
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from antangel_cli.chatting import shelf
+from antangel_cli.chatting.computed import Computed
 from antangel_cli.chatting.resuming import session_of, take_up
 from antangel_cli.chatting.talk import Conversation
 from antangel_cli.errors import PolicyError, UsageError
@@ -22,6 +23,7 @@ class Keeper:
         self._known: shelf.Mark = None
         self._settings = settings
         self._terminal = terminal
+        self._computed = Computed(terminal)
 
     def require_allowed(self) -> None:
         """Refuse to keep anything where the policy says so. Raises PolicyError."""
@@ -48,6 +50,7 @@ class Keeper:
 
     def tidy(self) -> None:
         """Delete the sessions that are older than the policy allows, and say how many those were."""
+        shelf.delete_left_over()
         gone = shelf.delete_older(self._settings.max_age_days)
         if gone:
             self._terminal.note(f"Sessions older than {self._settings.max_age_days} days, deleted: {gone}.")
@@ -61,30 +64,51 @@ class Keeper:
     def load(self, talk: Conversation, name: str) -> None:
         """Go on with a session, and keep what comes in it."""
         self.require_allowed()
-        known = shelf.mark(name)
-        take_up(talk, shelf.read(name), self._terminal.note)
+        known, session = shelf.mark(name), shelf.read(name)
+        self.keep_computed(talk)
+        take_up(talk, session, self._terminal.note)
         self.name, self._known = name, known
+        self._computed.take(talk, name)
         turns = len(talk.exchanges)
         self._terminal.remark(f"Session {name}: {turns} {'turn' if turns == 1 else 'turns'} so far.")
 
     def save(self, talk: Conversation, name: str) -> None:
         """Keep the conversation, and what comes, in a session of this name that does not exist yet."""
+        self._open(talk, name)
+        self.keep_computed(talk)
+
+    def _open(self, talk: Conversation, name: str) -> None:
         self.require_allowed()
-        if name != self.name and shelf.path_of(name).exists():
+        if name == self.name:
+            self._write(talk, name)
+        elif shelf.path_of(name).exists():
             raise UsageError("A session of that name exists.", "Choose another, or /forget it first.", code="exists")
-        self._known = shelf.write(name, session_of(talk), self._known if name == self.name else None)
-        self.name = name
+        else:
+            self.keep_computed(talk)
+            self._known = shelf.write(name, session_of(talk), None)
+            self.name, self._computed = name, Computed(self._terminal)
+            self._computed.drop(name)
         self._terminal.remark(f"Kept in {shelf.path_of(name)}, now and after each turn.")
 
     def keep(self, talk: Conversation) -> None:
         """Write the session that is open, if one is; with history on, one is opened."""
         if self.name is not None:
-            self._known = shelf.write(self.name, session_of(talk), self._known)
+            self._write(talk, self.name)
         elif self.always and talk.exchanges:
-            self.save(talk, new_name())
+            self._open(talk, new_name())
 
-    def leave(self) -> None:
+    def _write(self, talk: Conversation, name: str) -> None:
+        self._computed.follow(talk, name)
+        self._known = shelf.write(name, session_of(talk), self._known)
+
+    def keep_computed(self, talk: Conversation) -> None:
+        """Write what was computed of the session that is open, if it is as it was written last."""
+        if self.name is not None and shelf.mark(self.name) == self._known:
+            self._computed.keep(talk, self.name)
+
+    def leave(self, talk: Conversation) -> None:
         """Close the session as it stands: what comes is not of it."""
+        self.keep_computed(talk)
         if self.name is not None:
             self._terminal.remark(f"Session {self.name} stays as it is; /save NAME keeps what comes in a new one.")
         self.name, self._known = None, None
@@ -97,7 +121,7 @@ class Keeper:
             self.keep(talk)
         else:
             self.always = False
-            self.leave()
+            self.leave(talk)
 
     def forget(self, talk: Conversation, name: str | None) -> None:
         """Delete a session; without a name the one that is open, with the conversation itself."""

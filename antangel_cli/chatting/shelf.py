@@ -33,6 +33,11 @@ def path_of(name: str) -> Path:
     return folder() / f"{name}.json"
 
 
+def computed_path(name: str) -> Path:
+    """The file of what a model computed of a session (computed.py)."""
+    return path_of(name).with_name(f"{name}.safetensors")
+
+
 def names() -> list[str]:
     """The sessions there are, the last one changed first."""
     files = [(file.stat().st_mtime_ns, file.stem) for file in folder().glob("*.json") if _NAME.fullmatch(file.stem)]
@@ -79,17 +84,25 @@ def write(name: str, session: Session, known: Mark) -> Mark:
 
 
 def delete(name: str) -> None:
-    """Delete a session, and what a killed process left of it. Raises UsageError where there is none."""
+    """Delete a session with all that is beside it. Raises UsageError where there is none."""
     path = path_of(name)
     if not path.is_file():
         raise UsageError("There is no such session.", "/sessions lists them.", code="no_such_session")
-    for file in (path, *_asides(name)):
+    delete_computed(name)
+    for file in (*_asides(path), path):
         file.unlink(missing_ok=True)
 
 
-def _asides(name: str) -> list[Path]:
+def delete_computed(name: str) -> None:
+    """Delete what was computed of a session, if it is there, and what a killed process left of that."""
+    path = computed_path(name)
+    for file in (*_asides(path), path):
+        file.unlink(missing_ok=True)
+
+
+def _asides(path: Path) -> list[Path]:
     """Files that were being written when a process ended (files.py)."""
-    return [*folder().glob(f".{path_of(name).name[:40]}.*")]
+    return [*path.parent.glob(f".{path.name[:40]}.*")]
 
 
 def delete_older(max_age_days: int | None) -> int:
@@ -100,8 +113,15 @@ def delete_older(max_age_days: int | None) -> int:
     expired = [name for name in names() if changed(name) < old]
     for name in expired:
         delete(name)
+    return len(expired)
+
+
+def delete_left_over() -> None:
+    """Delete what was computed of sessions that are gone, and what killed processes left a day ago or longer."""
+    for file in folder().glob("*.safetensors"):
+        if not file.with_suffix(".json").exists():
+            file.unlink(missing_ok=True)
     for aside in folder().glob(".*"):
         with contextlib.suppress(OSError):
-            if aside.stat().st_mtime < old:
+            if aside.stat().st_mtime < time.time() - _DAY_S:
                 aside.unlink()
-    return len(expired)

@@ -86,7 +86,7 @@ class Conversation:
         self._alarm(message, spoken)
         asked = self._rendered(message)
         used = self.seed if seed is None else seed
-        answer = self._stream(self._turns(message, asked), spoken, used)
+        answer = self._stream([*self.turns(message), Turn("user", asked)], spoken, used)
         earlier = [exchange.reply for exchange in self.exchanges]
         checks = reply_checks("\n".join((*self.attached, message)), answer.text, spoken, earlier)
         replied = bool(answer.text.strip())
@@ -137,11 +137,12 @@ class Conversation:
         files = [fenced(text, self.is_chinese(message)) for text in self.attached]
         return "\n\n".join([*block, *files, message])
 
-    def _turns(self, message: str, sent: str) -> list[Turn]:
+    def turns(self, message: str = "") -> list[Turn]:
+        """The conversation so far, as the model is told it before a message."""
         turns = [self._instructions(self.is_chinese(message))]
         for exchange in self.exchanges:
             turns += [Turn("user", exchange.sent), Turn("assistant", exchange.reply)]
-        return [*turns, Turn("user", sent)]
+        return turns
 
     def _instructions(self, chinese: bool) -> Turn:
         prompt = load_prompt("ask", chinese)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
 
 Role = Literal["system", "user", "assistant"]
 
@@ -63,6 +64,15 @@ READING = Piece(-1, "text", "", 0)
 """A piece of no task: a part of a prompt was read, and nothing was put out yet."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Tokens of a conversation that a file spares; else why it is not used. `useless`: it is so to every model."""
+
+    tokens: int = 0
+    refused: str = ""
+    useless: bool = False
+
+
 class Model(Protocol):
     """A loaded model: many tasks in flight, pulled one step at a time."""
 
@@ -82,6 +92,12 @@ class Model(Protocol):
 
     def abort(self, task: int) -> None:
         """Stop a task and free what it holds."""
+
+    def write_computed(self, turns: Sequence[Turn], file: BinaryIO) -> int:
+        """Write what is kept of a conversation's computation; the tokens it covers, 0 where nothing was written."""
+
+    def read_computed(self, turns: Sequence[Turn], place: Path) -> Taken:
+        """Take over what was written of a conversation, if it is of its beginning and of this model."""
 
     def stats(self) -> dict[str, float | int | None]:
         """Counters for `--stats`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from antangel_cli.clinic.model import READING, Piece, Stage, Task, Turn
+from antangel_cli.clinic.model import READING, Piece, Stage, Taken, Task, Turn
 from antangel_cli.load.problems import model_problems
 from antangel_cli.load.request import messages, request_stages
 from antangel_cli.source import Source
@@ -21,7 +22,7 @@ Exchange = tuple[Sequence[Turn], str]
 
 
 class RuntimeModel:
-    """A model in this process."""
+    """A model in this process. `weights` tells them from all others; None where not every byte is vouched for."""
 
     def __init__(
         self,
@@ -30,10 +31,12 @@ class RuntimeModel:
         provenance: dict[str, Any],
         lock: runtime.ModelLock,
         trace: runtime.TraceWriter | None = None,
+        weights: str | None = None,
     ) -> None:
         self._engine = engine
         self._lock = lock
         self._trace = trace
+        self._weights = weights
         self._source = source
         self._stages: dict[int, tuple[Stage, ...]] = {}
         self.name = source.name
@@ -70,6 +73,25 @@ class RuntimeModel:
         """Stop a task."""
         if self._stages.pop(task, None):
             self._engine.abort(task)
+
+    def write_computed(self, turns: Sequence[Turn], file: BinaryIO) -> int:
+        """Write the keys and values that the engine keeps of a conversation; how many tokens they are of."""
+        return 0 if self._weights is None else self._engine.write_prefix(file, self._begun(turns), self._weights)
+
+    def read_computed(self, turns: Sequence[Turn], place: Path) -> Taken:
+        """Take over the keys and values of a conversation's beginning."""
+        import runtime
+
+        if self._weights is None:
+            return Taken(refused="the model is not packed")
+        try:
+            return Taken(self._engine.read_prefix(place, self._begun(turns), self._weights))
+        except runtime.KeptPrefixError as error:
+            return Taken(refused=error.message, useless=not error.foreign)
+
+    def _begun(self, turns: Sequence[Turn]) -> list[int]:
+        """What the tokens of the next question begin with: a template may change a reply that another turn follows."""
+        return self._render([*turns, Turn("user", "")])
 
     def stats(self) -> dict[str, Any]:
         """Counters for `--stats`. All experts in memory: no hit rate, and nothing is moved."""

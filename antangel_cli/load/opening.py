@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from antangel_cli import __version__
 from antangel_cli.clinic.model import Model
 from antangel_cli.load.kept import pack_of, profile_place
 from antangel_cli.load.machine import device_of, engine_config
 from antangel_cli.load.model import RuntimeModel
 from antangel_cli.load.problems import device_problems, model_problems
 from antangel_cli.settings import Settings
-from antangel_cli.source import Source, file_hash, find_model, manifest_hash, number_format
+from antangel_cli.source import MANIFEST, Source, file_hash, find_model, manifest_hash, number_format
 from antangel_cli.terminal import Advance
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def open_model(
         held.callback(engine.close)
         trace = _trace(settings, engine, announce)
         held.pop_all()
-    return RuntimeModel(engine, source, _provenance(engine, source, path, weights, device), lock, trace)
+    provenance = _provenance(engine, source, path, weights, device)
+    return RuntimeModel(engine, source, provenance, lock, trace, _every_byte(path))
 
 
 def _trace(
@@ -57,6 +59,12 @@ def _trace(
     if announce is not None:
         announce(f"{settings.trace}: {trace.notice}")
     return trace
+
+
+def _every_byte(path: Path) -> str | None:
+    """What tells this program with these weights from all others: a pack's manifest has the hashes of all its bytes."""
+    manifest = path / MANIFEST
+    return f"antangel {__version__}, {file_hash(manifest)}" if manifest.is_file() else None
 
 
 def _provenance(engine: runtime.Engine, source: Source, path: Path, weights: str, device: str) -> dict[str, Any]:

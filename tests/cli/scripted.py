@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from antangel_cli.clinic.model import Finish, Piece, Stage, Task, Turn
+from antangel_cli.clinic.model import Finish, Piece, Stage, Taken, Task, Turn
 
 Script = Callable[[Task], tuple[str, str | None]]
 """The free text and the answer of a task."""
@@ -62,6 +63,12 @@ class Scripted:
     def abort(self, task: int) -> None:
         self.aborted.append(task)
         self._queues.pop(task, None)
+
+    def write_computed(self, turns: Sequence[Turn], file: BinaryIO) -> int:
+        return 0
+
+    def read_computed(self, turns: Sequence[Turn], place: Path) -> Taken:
+        return Taken(refused="nothing was computed")
 
     def stats(self) -> dict[str, float | int | None]:
         return {"generated_tokens": self._steps, "decode_tok_s": 10.0}
