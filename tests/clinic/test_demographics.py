@@ -117,6 +117,12 @@ def reasons(case: Any) -> list[tuple[str, str]]:
         "her ",
         "when a b ",
         "mother is a ",
+        "seventy-",
+        "seventy-five-year-old ",
+        "a b 67-year-old ",
+        "六十",
+        "我家",
+        "brought by mother ",
     ],
 )
 def test_time_grows_with_the_text_alone(piece: str) -> None:

@@ -9,9 +9,12 @@ from functools import cache
 from typing import Any
 
 from antangel_cli.clinic.checks.text_folding import folded
+from antangel_cli.clinic.readers.numerals import in_digits
 from antangel_cli.clinic.rules import load_rules
 
 _OLDEST_YEARS = 120
+_GROWN_YEARS = 12
+"""Below it, whom a parent brings is the patient, and not the parent."""
 _REACH = 60
 """Characters on either side of a mention that say whose it is."""
 
@@ -20,18 +23,25 @@ _MONTHS = {"a": 12.0, "mo": 1.0, "wk": 7 / 30.44, "d": 1 / 30.44}
 
 @dataclass(frozen=True)
 class Mention:
-    """An age somewhere in the text, and the sex beside it; `doubtful` where it may be another person's."""
+    """An age somewhere in the text, and the sex beside it; `doubtful` where it may be another person's.
+
+    `own_child`: of the child of the one who writes.
+    """
 
     value: float = field(repr=False)
     unit: str
     sex: str | None
     doubtful: bool
+    own_child: bool = False
 
 
 def demographics(text: str) -> dict[str, Any]:
     """The fields of `patient` that plain text states; empty where two mentions differ or one may be a relative's."""
-    sentences = [" ".join(part.split()) for part in _rules()["sentence"].split(folded(text)) if part.strip()]
+    parts = _rules()["sentence"].split(folded(text))
+    sentences = [in_digits(" ".join(part.split())) for part in parts if part.strip()]
     mentions = [mention for sentence in sentences for mention in _mentions(sentence)]
+    if any(mention.own_child for mention in mentions) and any(map(_rules()["first_person"].search, sentences)):
+        mentions = []
     who = _one_patient(
         mentions, {_sex(m["person"] or m["chinese"]) for s in sentences for m in _rules()["sex"].finditer(s)}
     )
@@ -88,11 +98,14 @@ def _mention(match: re.Match[str], row: dict[str, Any], before: str, after: str)
     value, unit = float(found["value"]), row["unit"]
     if found.get("months"):
         value, unit = value * 12 + float(found["months"]), "mo"
-    person = found.get("person") or _person(before, after)
-    if person is None and row.get("alone"):
+    months = value * _MONTHS[unit]
+    guardian = _rules()["guardian"].search(before) if months < _GROWN_YEARS * 12 else None
+    own = bool(guardian and guardian["own"])
+    person = found.get("person") or (_own_child(before, after) if own else None) or _person(before, after)
+    if person is None and (row.get("alone") or (guardian and _is_subject(after))):
         person = ""
-    possible = value * _MONTHS[unit] <= _OLDEST_YEARS * 12
-    return Mention(value, unit, _sex(person), person is None or not possible or _is_doubtful(before, after))
+    doubtful = person is None or months > _OLDEST_YEARS * 12 or _is_doubtful(before, after, guardian)
+    return Mention(value, unit, _sex(person), doubtful, own)
 
 
 def _person(before: str, after: str) -> str | None:
@@ -101,7 +114,24 @@ def _person(before: str, after: str) -> str | None:
     beside = rules["person_after"].match(after) or rules["person_before"].search(before)
     if beside:
         return beside["person"] or beside["chinese"]
-    return "" if rules["subject_before"].search(before) and rules["subject_after"].match(after) else None
+    if not rules["subject_before"].search(before):
+        return None
+    occupation = rules["occupation"].match(after)
+    if occupation:
+        return occupation["person"] or occupation["chinese"]
+    return "" if rules["subject_after"].match(after) else None
+
+
+def _is_subject(after: str) -> bool:
+    """Whether a sentence goes on about a child whose age it gives after whom it came with."""
+    return any(_rules()[name].match(after) for name in ("subject_after", "guardian_after"))
+
+
+def _own_child(before: str, after: str) -> str | None:
+    """`son` of `my 3-year-old son`."""
+    beside = _rules()["own_child"].match(after)
+    told = _rules()["own_child_before"].search(before)
+    return beside["person"] if beside else {"儿子": "son", "女儿": "daughter"}[told["chinese"]] if told else None
 
 
 def _sex(person: str | None) -> str | None:
@@ -111,12 +141,15 @@ def _sex(person: str | None) -> str | None:
     return "male" if person and rules["male"].fullmatch(person) else None
 
 
-def _is_doubtful(before: str, after: str) -> bool:
-    """Whether an age is not one certain number, or is, or may be, a relative's."""
+def _is_doubtful(before: str, after: str, guardian: re.Match[str] | None) -> bool:
+    """Whether an age is not one certain number, or is, or may be, a relative's; the `guardian` is none."""
     rules = _rules()
-    return any(rules[name].search(before) for name in ("not_certain", "relative_before")) or any(
-        rules[name].match(after) for name in ("not_certain_after", "relative_after")
-    )
+    if rules["not_certain"].search(before) or rules["not_certain_after"].match(after):
+        return True
+    if not guardian and rules["relative_before"].search(before):
+        return True
+    own = guardian and guardian["own"] and rules["own_child"].match(after)
+    return not own and bool(rules["relative_after"].match(after))
 
 
 def _weight(sentences: list[str]) -> dict[str, Any]:
