@@ -43,6 +43,10 @@ READER_WARNINGS: dict[str, tuple[str, str]] = {
         "told as history, from before this encounter: {kinds}",
         "{count}项本次就诊之前的数值列为既往：{kinds}",
     ),
+    "notes_cut": (
+        "long notes were cut at 2,000 characters: {kinds}",
+        "{count}处附注超过2000字，已截断：{kinds}",
+    ),
     "attachments_unread": (
         "attachments that are no plain text were not read: {kinds}",
         "未读取{count}个非纯文本附件：{kinds}",

@@ -176,6 +176,22 @@ FORMS: dict[str, tuple[Json, tuple[str, str]]] = {
         ),
         ("medication", "lisinopril 10 MG Oral Tablet"),
     ),
+    "MedicationDispense R4": (
+        resource(
+            "MedicationDispense",
+            status="completed",
+            medicationCodeableConcept=DRUG,
+            whenHandedOver="2026-11-01",
+            daysSupply=quantity(30, "d"),
+            dosageInstruction=[{"text": "once daily"}],
+            receiver=[{"display": NAME}],
+        ),
+        ("medication", "lisinopril 10 MG Oral Tablet once daily"),
+    ),
+    "MedicationDispense R5": (
+        resource("MedicationDispense", status="completed", medication={"concept": DRUG}, whenHandedOver="2026-11-01"),
+        ("medication", "lisinopril 10 MG Oral Tablet"),
+    ),
     "MedicationRequest R4": (
         resource(
             "MedicationRequest",

@@ -39,6 +39,7 @@ RESOURCES: dict[str, Callable[[Resource, Record], Iterator[Found]]] = {
     "FamilyMemberHistory": read_family,
     "Immunization": read_immunization,
     "MedicationAdministration": read_medication,
+    "MedicationDispense": read_medication,
     "MedicationRequest": read_medication,
     "MedicationStatement": read_medication,
     "Observation": read_observation,

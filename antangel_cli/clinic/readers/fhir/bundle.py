@@ -197,7 +197,7 @@ def _began(encounter: Resource) -> datetime | None:
 
 _DATES = ("effectiveDateTime", "effectivePeriod", "effectiveInstant", "performedDateTime", "performedPeriod",
           "occurrenceDateTime", "occurrencePeriod", "occurenceDateTime", "occurencePeriod", "recordedDate",
-          "authoredOn", "dateAsserted", "issued")  # fmt: skip
+          "authoredOn", "dateAsserted", "issued", "whenHandedOver", "whenPrepared")  # fmt: skip
 
 
 def _dated(resource: Resource) -> str | None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
 from antangel_cli.clinic.readers.fhir.narrative import concept_or_narrative
+from antangel_cli.clinic.readers.fhir.notes import apart, notes_of, with_note
 from antangel_cli.clinic.readers.fhir.values import codes_of, concept, day, period, words
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
@@ -27,6 +28,8 @@ def read_condition(resource: Resource, record: Record) -> Iterator[Found]:
     if named is None:
         yield Remark("without_content", resource.kind)
         return
+    note, remarks = notes_of(resource, record)
+    yield from remarks
     clinical = codes_of(resource.content.get("clinicalStatus"))
     site = concept(resource.content.get("bodySite"))
     text = f"{named.text}, {site.text}" if site else named.text
@@ -36,11 +39,14 @@ def read_condition(resource: Resource, record: Record) -> Iterator[Found]:
     if clinical & _OVER or not _current(resource, record):
         over = next(iter(sorted(clinical & _OVER)), None)
         text = f"{text} ({over})" if over else text
-        yield Part("history", {"text": text, **common}, resource.path, f"{text}|{common['status']}", _began(resource))
+        content = {"text": with_note(text, note, common["status"]), **common}
+        yield Part("history", content, resource.path, f"{text}|{common['status']}", _began(resource))
+        yield from apart(resource, note, common["status"])
         return
     severity = concept(resource.content.get("severity"))
     shown = {"onset": _onset(resource), "severity": severity.text if severity else None}
-    yield Part("findings", {"text": text, **common, **shown}, resource.path)
+    yield Part("findings", {"text": with_note(text, note, common["status"]), **common, **shown}, resource.path)
+    yield from apart(resource, note, common["status"])
 
 
 def _status(resource: Resource) -> str:

@@ -6,8 +6,8 @@ from antangel_cli.clinic.rules import load_rules
 
 READ = (
     "AllergyIntolerance", "Condition", "DiagnosticReport", "DocumentReference", "Encounter", "FamilyMemberHistory",
-    "Immunization", "MedicationAdministration", "MedicationRequest", "MedicationStatement", "Observation", "Patient",
-    "Procedure",
+    "Immunization", "MedicationAdministration", "MedicationDispense", "MedicationRequest", "MedicationStatement",
+    "Observation", "Patient", "Procedure",
 )  # fmt: skip
 
 _KNOWN = {*READ, *load_rules("fhir")["kinds"]["known"]}

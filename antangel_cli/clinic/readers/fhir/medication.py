@@ -1,4 +1,4 @@
-"""MedicationStatement, -Request and -Administration, R4 and R5, with the Medication they refer to."""
+"""MedicationStatement, -Request, -Administration and -Dispense, R4 and R5, with the Medication they refer to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from antangel_cli.clinic.readers.fhir.values import Concept, codes_of, concept, 
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
 
-_NOT_TAKEN = ("draft", "cancelled", "not-done")
+_NOT_TAKEN = ("draft", "cancelled", "not-done", "declined")
 _STOPPED = {"completed", "stopped", "not-taken", "not-taking"}
-_TIMES = ("effectivePeriod", "effectiveDateTime", "occurencePeriod", "occurenceDateTime", "authoredOn", "dateAsserted")
+_TIMES = ("effectivePeriod", "effectiveDateTime", "occurencePeriod", "occurenceDateTime", "authoredOn", "dateAsserted",
+          "whenHandedOver", "whenPrepared")  # fmt: skip
 """R5 spells the time of an administration with one r."""
-_UNSURE = {"on-hold", "unknown", "intended", "on-hold-as-directed"}
+_UNSURE = {"on-hold", "unknown", "intended", "on-hold-as-directed", "preparation"}
+SUPPLY = timedelta(days=90)
+"""How long a dispensed drug is taken, where the days of its supply are not said."""
 
 
 def read_medication(resource: Resource, record: Record) -> Iterator[Found]:
@@ -64,10 +67,24 @@ def _status(resource: Resource, record: Record, end: str | None) -> str:
     states = taken | {str(resource.content.get("status"))}
     if resource.kind == "MedicationAdministration" and _just_given(end, record):
         return "active"
+    if resource.kind == "MedicationDispense" and states & {"completed", "in-progress"}:
+        return _dispensed(resource, record, end)
     ended = instant(end) if "effectivePeriod" in resource.content else None
     if states & _STOPPED or (ended and record.now and ended < record.now):
         return "stopped"
     return "unknown" if states & _UNSURE else "active"
+
+
+def _dispensed(resource: Resource, record: Record, at: str | None) -> str:
+    """Active while the supply lasts; then stopped where its days are said, else unknown."""
+    given, supply = instant(at), entries(resource.content.get("daysSupply"))
+    days = number(supply[0].get("value")) if supply else None
+    if given is None or record.now is None:
+        return "active"
+    lasts = timedelta(days=min(days, 3_650)) if days and days > 0 else SUPPLY
+    if record.now <= given + lasts:
+        return "active"
+    return "stopped" if days else "unknown"
 
 
 def _just_given(at: str | None, record: Record) -> bool:

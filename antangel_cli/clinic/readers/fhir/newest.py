@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
 
-CURRENT = {"vitals": timedelta(days=1), "labs": timedelta(days=7), "findings": timedelta(days=30)}
-"""How long before the encounter a value may have been measured, or a finding observed, and still count as current."""
+CURRENT = {
+    "vitals": timedelta(days=1), "labs": timedelta(days=7), "findings": timedelta(days=30), "notes": timedelta(days=1),
+}  # fmt: skip
+"""How long before the encounter a value may have been measured or noted, or a finding observed, and be current."""
 
 
 def each_text_once(found: Iterable[Found]) -> Iterator[Found]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
 from antangel_cli.clinic.readers.fhir.narrative import narrative
+from antangel_cli.clinic.readers.fhir.notes import notes_of
 from antangel_cli.clinic.readers.fhir.special import pregnancy, size, supplemental_oxygen
 from antangel_cli.clinic.readers.fhir.values import (
     Concept,
@@ -62,7 +63,6 @@ def _analytes() -> dict[str, str]:
 
 def read_observation(resource: Resource, record: Record) -> Iterator[Found]:
     """Everything one Observation states."""
-    del record
     if resource.content.get("status") in ("cancelled", "registered"):
         yield Remark("not_taken", resource.kind)
         return
@@ -75,6 +75,20 @@ def read_observation(resource: Resource, record: Record) -> Iterator[Found]:
     elif not found and not resource.content.get("hasMember"):
         yield Remark("without_content", resource.kind)
     yield from found
+    yield from _noted(resource, record, [part for part in found if isinstance(part, Part)])
+
+
+def _noted(resource: Resource, record: Record, valued: list[Part]) -> Iterator[Found]:
+    """The note beside a value: of the time of the value, and kept when it is; named where the name says nothing."""
+    note, remarks = notes_of(resource, record) if valued else ("", [])
+    yield from remarks
+    if not note:
+        return
+    first = valued[0]
+    named = concept(resource.content.get("code")) if first.section in ("vitals", "labs") else None
+    section = "social" if first.section == "social" else "notes"
+    content = {"text": note, "name": named.text if named else None} if section == "notes" else {"text": note}
+    yield Part(section, content, resource.path, f"note|{first.key}", first.time)
 
 
 def _told(resource: Resource) -> tuple[str, bool]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
 from antangel_cli.clinic.readers.fhir.narrative import concept_or_narrative
+from antangel_cli.clinic.readers.fhir.notes import apart, notes_of, with_note
 from antangel_cli.clinic.readers.fhir.values import concept, day, entries, period, words
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 
 
 def read_procedure(resource: Resource, record: Record) -> Iterator[Found]:
     """One procedure; of several of one name the newest is kept."""
-    del record
     named = concept_or_narrative(resource, "code")
     status = resource.content.get("status")
     if named is None or status in ("preparation", "on-hold"):
@@ -24,8 +24,11 @@ def read_procedure(resource: Resource, record: Record) -> Iterator[Found]:
                   "performedString", "occurrenceString")[0]  # fmt: skip
     stands = {"not-done": "absent", "unknown": "unknown"}.get(str(status), "present")
     shown = "; ".join([f"{text} ({day(done)})" if done else text, *_complications(resource)])
-    content = {"text": shown, "status": stands, "code": named.code}
+    note, remarks = notes_of(resource, record)
+    yield from remarks
+    content = {"text": with_note(shown, note, stands), "status": stands, "code": named.code}
     yield Part("procedures", content, resource.path, f"{text}|{stands}", done)
+    yield from apart(resource, note, stands)
 
 
 def _complications(resource: Resource) -> Iterator[str]:
