@@ -57,6 +57,7 @@ def settled(text: str) -> str:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home and a working directory whose names are the same everywhere."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/home/you/.config")
     (tmp_path / CASE).write_text(json.dumps(CHEST_PAIN), encoding="utf-8")
     child = {**CHEST_PAIN, "id": "child-1", "patient": {"age": {"value": 4}, "sex_at_birth": "female"}}
     (tmp_path / CHILD).write_text(json.dumps(child), encoding="utf-8")

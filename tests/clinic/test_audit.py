@@ -49,7 +49,7 @@ def test_a_line_says_who_when_and_what_and_is_bound_to_the_one_before() -> None:
     assert first["previous"] == audit.START
     assert second["previous"] == audit.line_hash(log_file().read_bytes().splitlines(keepends=True)[0])
     assert set(first) == {
-        "n", "time", "user", "command", "exit_code", "run_id", "input_hmac", "output_hash", "model_hash",
+        "n", "time", "user", "command", "exit_code", "run_id", "input_hmac", "system_hmac", "output_hash", "model_hash",
         "rules_version", "urgency", "fired", "overridden", "previous", "mac",
     }  # fmt: skip
     assert verify().sound
