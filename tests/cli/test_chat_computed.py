@@ -8,12 +8,14 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from safetensors import safe_open
 
 from antangel_cli import load
 from antangel_cli.chatting import shelf
@@ -351,7 +353,6 @@ def told(model: Model, name: str | None, *messages: str) -> list[str]:
 def test_a_resumed_session_answers_as_one_that_never_ended(pack: Path, opened: Callable[[Path], Model]) -> None:
     lasting = told(opened(pack), None, LONG, LONG, "And now?")
     assert told(opened(pack), None, LONG, LONG, "/save mine") == lasting[:2]
-    kept = shelf.computed_path("mine").read_bytes()
     resumed = opened(pack)
     assert told(resumed, "mine", "And now?") == lasting
     assert isinstance(shared := resumed.stats()["shared_tokens"], int)
@@ -361,7 +362,20 @@ def test_a_resumed_session_answers_as_one_that_never_ended(pack: Path, opened: C
     alone = opened(pack)
     assert told(alone, "mine", "And now?") == lasting
     assert alone.stats()["shared_tokens"] == 0
-    assert b"Chest pain" not in kept
+
+
+@pytest.mark.usefixtures("compiled_kernels")
+def test_a_conversation_stands_in_its_session_and_beside_it_alone(
+    pack: Path, opened: Callable[[Path], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    told(opened(pack), None, LONG, "/save mine")
+    with safe_open(shelf.computed_path("mine"), "np") as file:
+        tokens = file.get_tensor("tokens")[-16:].tobytes()
+    folders = (Path(os.environ["HOME"]), tmp_path)
+    contents = {path.name: path.read_bytes() for place in folders for path in place.rglob("*") if path.is_file()}
+    assert [name for name, content in contents.items() if b"Chest pain" in content] == ["mine.json"]
+    assert [name for name, content in contents.items() if tokens in content] == ["mine.safetensors"]
 
 
 @pytest.mark.usefixtures("compiled_kernels")

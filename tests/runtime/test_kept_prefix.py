@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,6 +165,30 @@ def shared_engine(checkpoint: Path) -> Engine:
     if checkpoint not in ENGINES:
         ENGINES[checkpoint] = load(checkpoint)
     return ENGINES[checkpoint]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda shape: [shape[0], shape[2], shape[1], shape[3]], lambda shape: [*shape[:3], 0]]
+)
+def test_blocks_of_another_shape_are_refused_even_where_the_hash_is_right(
+    checkpoint: Path, file: Path, change: Callable[[list[int]], list[int]]
+) -> None:
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    shape = header["keys.1"]["shape"]
+    header["keys.1"]["shape"] = change(shape)
+    if 0 in header["keys.1"]["shape"]:
+        # Its bytes are another tensor's.
+        header["keys.1"]["data_offsets"], header["rest"] = [0, 0], header["keys.1"] | {"shape": shape}
+    text = json.dumps(header).encode()
+    harmed = len(text).to_bytes(8, "little") + text + data[end:-32]
+    file.write_bytes(harmed + hashlib.sha256(harmed).digest())
+    engine = load(checkpoint)
+    with pytest.raises(KeptPrefixError):
+        engine.read_prefix(file, TEXT, "w")
+    engine.check_integrity()
+    assert blocks_of(engine, TEXT) == []
 
 
 def renamed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
