@@ -39,35 +39,50 @@ AA_INLINE void fetch(const Stored* ahead, int64_t i) {
   if (ahead) __builtin_prefetch(ahead + i * LANES, 0, 2);
 }
 
-// Scores of N queries [N, D] with 16 keys: a dimension of them is at keys + d * step.
-template <class Cached, int N>
+// Sums that N queries make with C times 16 keys or dimensions side by side: few would wait for one another.
+template <int N>
+constexpr int MOST_COLUMNS = MOST_QUERIES / N;
+
+// Scores of N queries [N, D] with C times 16 keys: a dimension of them is at keys + d * step.
+template <class Cached, int N, int C>
 AA_INLINE void score_keys(const float* queries, int64_t D, const typename Cached::Stored* keys, int64_t step,
                           const typename Cached::Stored* ahead, float* scores, int64_t stride) {
-  F16 acc[N] = {};
+  F16 acc[N][C] = {};
   for (int64_t d = 0; d < D; d++) {
-    fetch(ahead, d);
-    F16 key = Cached::load(keys + d * step);
 #pragma GCC unroll 8
-    for (int i = 0; i < N; i++) acc[i] += set(queries[i * D + d]) * key;
+    for (int c = 0; c < C; c++) {
+      fetch(ahead, d * C + c);
+      F16 key = Cached::load(keys + d * step + c * LANES);
+#pragma GCC unroll 8
+      for (int i = 0; i < N; i++) acc[i][c] += set(queries[i * D + d]) * key;
+    }
   }
-  for (int i = 0; i < N; i++) store(scores + i * stride, acc[i]);
+  for (int i = 0; i < N; i++)
+    for (int c = 0; c < C; c++) store(scores + i * stride + c * LANES, acc[i][c]);
 }
 
-// Adds to acc [N, width] what N rows of shares make of 16 dimensions of `count` values, at values + j * step.
-template <class Cached, int N>
+// Adds to acc [N, width] what N rows of shares make of C times 16 dimensions of `count` values, at values + j * step.
+template <class Cached, int N, int C>
 AA_INLINE void weigh_values(const float* shares, int64_t stride, const typename Cached::Stored* values, int64_t step,
                             int64_t count, const typename Cached::Stored* ahead, float* acc, int64_t width) {
-  F16 part[N] = {};
+  F16 part[N][C] = {};
   for (int64_t j = 0; j < count; j++) {
-    fetch(ahead, j);
-    F16 value = Cached::load(values + j * step);
 #pragma GCC unroll 8
-    for (int i = 0; i < N; i++) part[i] += set(shares[i * stride + j]) * value;
+    for (int c = 0; c < C; c++) {
+      fetch(ahead, j * C + c);
+      F16 value = Cached::load(values + j * step + c * LANES);
+#pragma GCC unroll 8
+      for (int i = 0; i < N; i++) part[i][c] += set(shares[i * stride + j]) * value;
+    }
   }
-  for (int i = 0; i < N; i++) store(acc + i * width, load(acc + i * width) + part[i]);
+  for (int i = 0; i < N; i++)
+    for (int c = 0; c < C; c++) {
+      float* to = acc + i * width + c * LANES;
+      store(to, load(to) + part[i][c]);
+    }
 }
 
-// Calls work(first, size as a constant) for register blocks of queries.
+// Calls work(first, size as a constant) for blocks of queries, or of columns, that registers hold.
 template <int N = MOST_QUERIES, class Work>
 AA_INLINE void by_register_block(int64_t first, int64_t count, const Work& work) {
   for (; first + N <= count; first += N) work(first, std::integral_constant<int, N>());
@@ -103,14 +118,10 @@ class Queries {
   void score(int64_t block, float* columns) {
     const int64_t D = call_.D, size = call_.block_size;
     const Stored *keys = stored(call_.keys, block), *next = stored(call_.keys, std::min(block + 1, blocks_ - 1));
+    if (count_ <= MOST_QUERIES) return score_in_place(keys, next, block * size);
     for (int64_t at = 0; at < size && block * size + at < seen(count_ - 1); at += LANES) {
-      const int64_t key = block * size + at;
-      if (count_ <= MOST_QUERIES) {
-        score_column<Cached>(keys + at, size, next + at * D, key);
-        continue;
-      }
       for (int64_t d = 0; d < D; d++) store(columns + d * LANES, Cached::load(keys + d * size + at));
-      score_column<FP32>(columns, LANES, nullptr, key);
+      score_column(columns, block * size + at);
     }
   }
 
@@ -147,13 +158,11 @@ class Queries {
     const int64_t D = call_.D, size = call_.block_size, width = call_.padded_width();
     const int64_t count = std::min(size, seen(count_ - 1) - block * size);
     const Stored *values = stored(call_.values, block), *next = stored(call_.values, std::min(block + 1, blocks_ - 1));
-    for (int64_t d = 0; d < D; d += LANES) {
-      if (count_ <= MOST_QUERIES && d + LANES <= D) {
-        weigh_column<Cached>(values + d, D, next + d * size, block, sums + d, width);
-        continue;
-      }
+    const int64_t in_place = count_ <= MOST_QUERIES ? D / LANES : 0;
+    weigh_in_place(values, next, block, in_place, sums, width);
+    for (int64_t d = in_place * LANES; d < D; d += LANES) {
       for (int64_t j = 0; j < count; j++) store(columns + j * LANES, some(values + j * D + d, D - d));
-      weigh_column<FP32>(columns, LANES, nullptr, block, sums + d, width);
+      weigh_column(columns, block, sums + d, width);
     }
   }
 
@@ -187,25 +196,51 @@ class Queries {
     return Cached::load(lanes);
   }
 
+  // Keys of a block from `first` on, read where they lie. What a register block doesn't see is left out.
+  void score_in_place(const Stored* keys, const Stored* next, int64_t first) {
+    const int64_t D = call_.D, size = call_.block_size;
+    by_register_block(0, count_, [&](int64_t i, auto n) {
+      const int64_t seen_here = std::min(size, seen(i + n - 1) - first);
+      by_register_block<MOST_COLUMNS<n>>(0, (seen_here + LANES - 1) / LANES, [&](int64_t column, auto c) {
+        const int64_t at = column * LANES;
+        score_keys<Cached, n, c>(queries_ + i * D, D, keys + at, size, i == 0 ? next + at * D : nullptr,
+                                 scores_ + i * stride_ + first + at, stride_);
+      });
+    });
+  }
+
   // Queries that see none of these keys keep what they have: no share is made of it.
-  template <class From>
-  void score_column(const typename From::Stored* keys, int64_t step, const typename From::Stored* ahead, int64_t key) {
+  void score_column(const float* keys, int64_t key) {
     by_register_block(0, count_, [&](int64_t i, auto n) {
       if (key < seen(i + n - 1))
-        score_keys<From, n>(queries_ + i * call_.D, call_.D, keys, step, ahead, scores_ + i * stride_ + key, stride_);
+        score_keys<FP32, n, 1>(queries_ + i * call_.D, call_.D, keys, LANES, nullptr, scores_ + i * stride_ + key,
+                               stride_);
+    });
+  }
+
+  // The first `columns` times 16 dimensions of a block's values, read where they lie.
+  void weigh_in_place(const Stored* values, const Stored* next, int64_t block, int64_t columns, float* sums,
+                      int64_t width) {
+    const int64_t D = call_.D, size = call_.block_size;
+    by_register_block(0, count_, [&](int64_t i, auto n) {
+      const int64_t count = std::min(size, seen(i + n - 1) - block * size);
+      if (count <= 0) return;
+      by_register_block<MOST_COLUMNS<n>>(0, columns, [&](int64_t column, auto c) {
+        const int64_t d = column * LANES;
+        weigh_values<Cached, n, c>(scores_ + i * stride_ + block * size, stride_, values + d, D, count,
+                                   i == 0 ? next + d * size : nullptr, sums + i * width + d, width);
+      });
     });
   }
 
   // Keys that none of a register block's queries sees are left out: their shares are +0.
-  template <class From>
-  void weigh_column(const typename From::Stored* values, int64_t step, const typename From::Stored* ahead, int64_t block,
-                    float* sums, int64_t width) {
+  void weigh_column(const float* values, int64_t block, float* sums, int64_t width) {
     const int64_t size = call_.block_size;
     by_register_block(0, count_, [&](int64_t i, auto n) {
       int64_t count = std::min(size, seen(i + n - 1) - block * size);
       if (count > 0)
-        weigh_values<From, n>(scores_ + i * stride_ + block * size, stride_, values, step, count, ahead, sums + i * width,
-                              width);
+        weigh_values<FP32, n, 1>(scores_ + i * stride_ + block * size, stride_, values, LANES, count, nullptr,
+                                 sums + i * width, width);
     });
   }
 
