@@ -22,7 +22,7 @@ from runtime.examination.scoring import log_likelihoods
 from runtime.experts.paging import Pager
 from runtime.experts.profile import save_profile
 from runtime.generation import Advance, Generation, prepare, tokens_needed
-from runtime.grammar import GrammarCompiler
+from runtime.grammar import GrammarCompiler, begin_masks
 from runtime.hardware import set_threads
 from runtime.kept_prefix import KeptPrefix, described
 from runtime.kv_cache import BlockAllocator, KVCache
@@ -351,9 +351,8 @@ class Engine:
 
     def _begin_masks(self, sampling: tuple[Span, ...]) -> None:
         """Grammar masks are made while the model computes."""
-        for span in sampling:
-            if constraint := self._generations[span.sequence_id].constraint:
-                constraint.begin_mask(self._executor)
+        constraints = [self._generations[span.sequence_id].constraint for span in sampling]
+        begin_masks([constraint for constraint in constraints if constraint], self._executor)
 
     def _compute(self, batch: Batch) -> Tensor:
         """Hidden states [T, M] of a batch."""
@@ -368,7 +367,7 @@ class Engine:
         drawn: dict[int, Outcome] = {i: row for i, row in rows.items() if isinstance(row, AntangelError)}
         usable = {i: row for i, row in rows.items() if isinstance(row, Row)}
         if usable:
-            wanted = logit_rows[[i in usable for i in rows]]
+            wanted = logit_rows if len(usable) == len(rows) else logit_rows[[i in usable for i in rows]]
             head = self._head(hidden.index_select(0, wanted.to(hidden.device)))
             drawn |= zip(usable, self._sampler.sample(head, list(usable.values())), strict=True)
         return drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -16,36 +16,33 @@ from runtime.errors import GrammarError
 from runtime.tokenizer import Tokenizer
 
 CACHED_GRAMMARS = 32
-BITS = torch.arange(8, dtype=torch.uint8)
+EIGHT = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8).view(torch.int64)[:, 0]
+"""What the bits of a byte stand for, lowest first, each as a byte: [256]."""
 SIMPLER_SCHEMA = "Simplify the JSON Schema: fixed properties, enums and bounded arrays."
 
 
 class Constraint:
-    """One answer's way through its grammar. The next mask may be computed in another thread."""
+    """One answer's way through its grammar. The next mask may be computed in another thread: see begin_masks()."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
-        self._mask: Future[Tensor] | None = None
+        self._begun: Masks | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the answer is complete and nothing can follow it."""
         return bool(self._matcher.is_stopped())
 
-    def begin_mask(self, executor: Executor) -> None:
-        """Starts computing the mask for the next token; llguidance works without Python's lock."""
-        self._mask = executor.submit(self._compute_mask)
-
     @property
     def mask_ready(self) -> bool:
-        return self._mask is not None and self._mask.done()
+        return self._begun is not None and self._begun.done()
 
     def mask(self) -> Tensor:
         """Which tokens may come next, bool [V]. GrammarError when none can."""
-        mask = self._mask.result() if self._mask else self._compute_mask()
-        self._mask = None
-        return mask
+        masks = self._begun.result() if self._begun else compute_masks([self])
+        self._begun = None
+        return self._usable(masks[self])
 
     def accept(self, token_id: int) -> None:
         """Moves past a token. GrammarError when the grammar does not allow it."""
@@ -56,15 +53,33 @@ class Constraint:
         """The tokens that must come next, as the only way to go on; often none."""
         return list(self._matcher.compute_ff_tokens())
 
-    def _compute_mask(self) -> Tensor:
-        packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+    def _usable(self, mask: Tensor) -> Tensor:
         if self._matcher.is_error():
             self._fail()
-        return ((packed[:, None] >> BITS) & 1).bool().flatten()[: self._vocab_size]
+        return mask
 
     def _fail(self) -> None:
         # The matcher's own message quotes the text so far, which may be a patient's: only its kind is told.
         raise GrammarError(f"the grammar cannot go on ({self._matcher.stop_reason()})", SIMPLER_SCHEMA)
+
+
+Masks = Future[dict[Constraint, Tensor]]
+
+
+def begin_masks(constraints: Sequence[Constraint], executor: Executor) -> None:
+    """Starts computing the next masks of constraints over one vocabulary; llguidance works without Python's lock."""
+    if constraints:
+        begun = executor.submit(compute_masks, constraints)
+        for constraint in constraints:
+            constraint._begun = begun
+
+
+def compute_masks(constraints: Sequence[Constraint]) -> dict[Constraint, Tensor]:
+    """The next mask of each, bool [V]: unpacked all at once. That of a grammar in error allows anything or nothing."""
+    packed = b"".join(constraint._matcher.compute_bitmask() for constraint in constraints)
+    bits = EIGHT.index_select(0, torch.frombuffer(bytearray(packed), dtype=torch.uint8).int())
+    masks = bits.view(torch.bool).view(len(constraints), -1)
+    return {constraint: masks[i, : constraint._vocab_size] for i, constraint in enumerate(constraints)}
 
 
 class GrammarCompiler:

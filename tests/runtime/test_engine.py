@@ -365,7 +365,7 @@ def test_a_grammar_error_ends_its_sequence_alone(monkeypatch: pytest.MonkeyPatch
     def fail() -> torch.Tensor:
         raise GrammarError("the grammar cannot go on", "Simplify it.")
 
-    monkeypatch.setattr(constraint, "_compute_mask", fail)
+    monkeypatch.setattr(constraint, "mask", fail)
     events = []
     while engine.has_work:
         events += engine.step()

@@ -12,7 +12,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from runtime.errors import GrammarError
-from runtime.grammar import CACHED_GRAMMARS, GrammarCompiler
+from runtime.grammar import CACHED_GRAMMARS, GrammarCompiler, begin_masks
 from runtime.tokenizer import Tokenizer
 from tests.runtime.tiny import tokenizer_json
 
@@ -123,13 +123,37 @@ def test_property_order_is_part_of_the_grammar(compiler: GrammarCompiler) -> Non
 def test_a_mask_can_be_computed_in_a_thread(compiler: GrammarCompiler) -> None:
     constraint, direct = compiler.constraint(SCHEMA), compiler.constraint(SCHEMA)
     with ThreadPoolExecutor(1) as executor:
-        constraint.begin_mask(executor)
+        begin_masks([constraint], executor)
         assert constraint.mask().equal(direct.mask())
-        constraint.begin_mask(executor)
+        begin_masks([constraint], executor)
         deadline = time.monotonic() + 5
         while not constraint.mask_ready:
             assert time.monotonic() < deadline
     assert not direct.mask_ready
+
+
+def test_masks_computed_together_are_those_computed_apart(compiler: GrammarCompiler) -> None:
+    schemas = [SCHEMA, record(a={"type": "boolean"}), record(text={"type": "string"})]
+    together, apart = ([compiler.constraint(schema) for schema in schemas] for _ in range(2))
+    together[1].accept(together[1].forced()[0])
+    apart[1].accept(apart[1].forced()[0])
+    with ThreadPoolExecutor(1) as executor:
+        begin_masks(together, executor)
+        masks = [constraint.mask() for constraint in together]
+    assert all(mask.equal(constraint.mask()) for mask, constraint in zip(masks, apart, strict=True))
+    assert len({mask.numpy().tobytes() for mask in masks}) > 1
+    assert not any(constraint.mask_ready for constraint in together)
+
+
+def test_an_error_among_masks_is_that_of_its_grammar_alone(compiler: GrammarCompiler) -> None:
+    broken, whole = compiler.constraint(SCHEMA), compiler.constraint(SCHEMA)
+    with pytest.raises(GrammarError):
+        broken.accept(0)
+    with ThreadPoolExecutor(1) as executor:
+        begin_masks([broken, whole], executor)
+        with pytest.raises(GrammarError):
+            broken.mask()
+        assert whole.mask().equal(compiler.constraint(SCHEMA).mask())
 
 
 def test_python_runs_while_masks_are_computed(compiler: GrammarCompiler) -> None:
