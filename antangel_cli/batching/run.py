@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from antangel_cli.terminal import Terminal
 WAITING_PER_RUN = 8
 """How many finished lines may wait behind a slow one, for each line in flight."""
 POLL_S = 0.2
+MOST_LEAVING = 16
+"""How many lines may wait for the log, which is on disk before they are out."""
 
 
 @dataclass
@@ -42,6 +45,20 @@ class Entry:
         if self.done is None and self.work is not None and self.work.done:
             self.done, self.work = self.work.outcome(), None
         return self.done is not None
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A line on its way out, once the log has it. An earlier line (`text` None) stays where it is."""
+
+    done: Done
+    text: str | None
+    logged: Future[None] | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the log does not have it yet."""
+        return self.logged is not None and not self.logged.done()
 
 
 class Batch:
@@ -67,14 +84,17 @@ class Batch:
         self._concurrency = concurrency
         self._stop = Stop()
         self._entries: deque[Entry] = deque()
+        self._leaving: deque[Leaving] = deque()
+        self._logger = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._taken = 0
         self._reached = 0
         self._tally = Tally(starter.options.fail_on)
 
     def run(self, lines: Lines, total: Total | None = None) -> dict[str, Any]:
         """Deal with every line, and return the summary, with the exit code in it."""
-        with self._stop.watching(), self._terminal.meter("Cases", "cases") as advance:
-            while self._fill(lines) or self._entries:
+        with self._logger, self._stop.watching(), self._terminal.meter("Cases", "cases") as advance:
+            while self._fill(lines) or self._entries or self._leaving:
+                self._write_out()
                 self._step()
                 self._emit()
                 advance(self._tally.lines, total.count if total is not None else None)
@@ -86,7 +106,7 @@ class Batch:
     def _fill(self, lines: Lines) -> bool:
         """Start as many lines as may be in flight; whether more may come."""
         while self._ended(lines) is None and self._room():
-            line = lines.next(0.0 if self._in_flight else POLL_S)
+            line = lines.next(0.0 if self._in_flight or self._leaving else POLL_S)
             if line is None:
                 break
             if not line.blank:
@@ -135,12 +155,11 @@ class Batch:
     def _step(self) -> None:
         if self._model is None or not self._in_flight:
             return
-        at_work = [entry.work for entry in self._entries if entry.work is not None]
+        at_work = {task: entry.work for entry in self._entries if entry.work for task in entry.work.tasks}
         for piece in self._model.step():
             self._tally.tokens += piece.tokens
-            for work in at_work:
-                if piece.task in work.tasks:
-                    work.feed(piece)
+            if piece.task in at_work:
+                at_work[piece.task].feed(piece)
 
     def _emit(self) -> None:
         waiting: deque[Entry] = deque()
@@ -148,23 +167,35 @@ class Batch:
             entry = self._entries.popleft()
             if entry.settle() and (self._limits.unordered or not waiting):
                 assert entry.done is not None
-                self._write_out(entry.done)
+                self._leave(entry.done)
             else:
                 waiting.append(entry)
         self._entries = waiting
 
-    def _write_out(self, done: Done) -> None:
-        if done.offset is not None:
-            self._output.keep(done.offset)
-        else:
-            self._write_new(done)
+    def _leave(self, done: Done) -> None:
+        """Have it logged while the model goes on: the log waits for the disk."""
+        text = dumped(done.record) if done.offset is None else None
+        logged = None
+        if text is not None and done.log is not None and self._model is not None:
+            logged = self._logger.submit(done.log, self._audit, text)
+        self._leaving.append(Leaving(done, text, logged))
         self._tally.add(done)
 
-    def _write_new(self, done: Done) -> None:
-        """Log first: no answer is out that the log does not have."""
-        line = dumped(done.record)
-        if done.log is not None and self._model is not None:
-            done.log(self._audit, line)
-        self._output.write(line)
+    def _write_out(self) -> None:
+        """Log first: no answer is out that the log does not have. With nothing else to do, the log is waited for."""
+        while self._leaving:
+            if self._leaving[0].waits and self._in_flight and len(self._leaving) <= MOST_LEAVING:
+                return
+            self._write(self._leaving.popleft())
+
+    def _write(self, leaving: Leaving) -> None:
+        done = leaving.done
+        if leaving.logged is not None:
+            leaving.logged.result()
+        if done.offset is not None:
+            self._output.keep(done.offset)
+        if leaving.text is None:
+            return
+        self._output.write(leaving.text)
         if done.status == "error" and self._write_error is not None:
-            self._write_error(line)
+            self._write_error(leaving.text)
