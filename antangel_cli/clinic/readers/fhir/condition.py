@@ -33,20 +33,21 @@ def read_condition(resource: Resource, record: Record) -> Iterator[Found]:
     clinical = codes_of(resource.content.get("clinicalStatus"))
     site = concept(resource.content.get("bodySite"))
     text = f"{named.text}, {site.text}" if site else named.text
-    common = {"status": _status(resource), "code": named.code}
-    if named.codes & _PREGNANT and common["status"] == "present" and not clinical & _OVER and _lasts(resource, record):
+    status = _status(resource)
+    common = {"status": status, "code": named.code}
+    if named.codes & _PREGNANT and status == "present" and not clinical & _OVER and _lasts(resource, record):
         yield Part("patient", {"pregnancy": {"status": "pregnant"}}, resource.path)
     if clinical & _OVER or not _current(resource, record):
         over = next(iter(sorted(clinical & _OVER)), None)
         text = f"{text} ({over})" if over else text
-        content = {"text": with_note(text, note, common["status"]), **common}
-        yield Part("history", content, resource.path, f"{text}|{common['status']}", _began(resource))
-        yield from apart(resource, note, common["status"])
+        content = {"text": with_note(text, note, status), **common}
+        yield Part("history", content, resource.path, f"{text}|{status}", _began(resource))
+        yield from apart(resource, note, status)
         return
     severity = concept(resource.content.get("severity"))
     shown = {"onset": _onset(resource), "severity": severity.text if severity else None}
-    yield Part("findings", {"text": with_note(text, note, common["status"]), **common, **shown}, resource.path)
-    yield from apart(resource, note, common["status"])
+    yield Part("findings", {"text": with_note(text, note, status), **common, **shown}, resource.path)
+    yield from apart(resource, note, status)
 
 
 def _status(resource: Resource) -> str:
