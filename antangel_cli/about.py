@@ -35,8 +35,14 @@ LICENCES = {
     "zh": "许可证：Apache-2.0。所依赖的软件及其许可证见源代码中的 THIRD_PARTY.md。模型另有其许可证。",
 }
 PRIVACY = {
-    "en": "Nothing leaves this machine. Of a patient nothing is kept, but for what you write with -o.",
-    "zh": "任何内容都不会离开本机。除用 -o 写出的文件外，不保存患者的任何信息。",
+    "en": (
+        "Nothing leaves this machine. Of a patient nothing is kept unless you ask for it: with -o, --trace, "
+        "or a chat's session. The audit log holds codes and hashes, and no words of a case."
+    ),
+    "zh": (
+        "任何内容都不会离开本机。除非您要求（用 -o、--trace 或对话的会话），不保存患者的任何信息。"
+        "审计日志只含代码和哈希值，不含病例的文字。"
+    ),
 }
 
 

@@ -39,6 +39,7 @@ from antangel_cli.flags import (
 from antangel_cli.help_page import GroupHelp
 from antangel_cli.outcome import OutputClosedError, guarded, show_no_messages
 from antangel_cli.settings import Settings
+from antangel_cli.streams import prepare_streams
 
 COMPLETING = "_ANTANGEL_COMPLETE"
 """Set by the shell's completion script: the words are then in the environment."""
@@ -49,7 +50,7 @@ class App(GroupHelp):
 
     def main(self, args: Sequence[str] | None = None, *options: Any, **extra: Any) -> Any:
         """Run and exit."""
-        arguments = list(sys.argv[1:] if args is None else args)
+        arguments = _meant(list(sys.argv[1:] if args is None else args))
         parse = partial(super().main, arguments, "antangel", standalone_mode=False)
         sys.exit(guarded(parse if arguments or COMPLETING in os.environ else _short_help, arguments))
 
@@ -59,6 +60,11 @@ class App(GroupHelp):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise OutputClosedError from None
+
+
+def _meant(arguments: list[str]) -> list[str]:
+    """`help` and `help COMMAND` are `--help` and `COMMAND --help`."""
+    return [*arguments[1:], "--help"] if arguments[:1] == ["help"] else arguments
 
 
 def _short_help() -> None:
@@ -83,7 +89,6 @@ config_app = typer.Typer(
     rich_markup_mode=None,
     help="Where settings come from.",
     context_settings=HELP_NAMES,
-    no_args_is_help=True,
 )
 app.add_typer(config_app, name="config")
 audit_app = typer.Typer(
@@ -91,7 +96,6 @@ audit_app = typer.Typer(
     rich_markup_mode=None,
     help="The log of what was answered and refused.",
     context_settings=HELP_NAMES,
-    no_args_is_help=True,
 )
 app.add_typer(audit_app, name="audit")
 
@@ -318,6 +322,7 @@ def report(
 def main() -> None:
     """The entry point."""
     show_no_messages()
+    prepare_streams()
     try:
         app()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from antangel_cli.chatting.attachment import read_attachment
 from antangel_cli.chatting.beneath import FAILED
 from antangel_cli.chatting.commands import obey
 from antangel_cli.chatting.interrupts import EndedError, Interrupts, ended_by_signals
-from antangel_cli.chatting.keyboard import Read, prompt_reader, read_line
+from antangel_cli.chatting.keyboard import Read, prompt_reader, read_line, read_typed_line
 from antangel_cli.chatting.state import Chat
 from antangel_cli.chatting.talk import Conversation
 from antangel_cli.clinic.readers.intake import clean
@@ -52,11 +53,17 @@ def _chat(settings: Settings, options: ChatOptions) -> int:
         found.keeper.start(found.talk, options.session, options.resume, options.history)
         if interactive:
             terminal.remark("/help lists the commands; Ctrl-D leaves.")
-        code = converse(found, prompt_reader(vi=options.vi) if interactive else read_line, interactive)
+        code = converse(found, _reader(options, interactive), interactive)
         if code != INTERRUPTED:
             found.keeper.keep_computed(found.talk)
         print_stats(settings, terminal, model)
     return code
+
+
+def _reader(options: ChatOptions, interactive: bool) -> Read:
+    if not interactive:
+        return read_line
+    return read_typed_line if os.environ.get("TERM") == "dumb" else prompt_reader(vi=options.vi)
 
 
 def _require_one_way(options: ChatOptions) -> None:

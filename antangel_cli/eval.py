@@ -63,7 +63,7 @@ def _outlines(place: str | None) -> dict[str, Outline] | None:
 
 def _lines(place: str) -> Iterator[bytes]:
     """The cases of a file of JSON lines, or of a folder's .json files, a line each."""
-    if not Path(place).is_dir():
+    if not os.path.isdir(place):
         yield from (line for line in read_input(place).splitlines() if line.strip())
         return
     names = sorted(Path(place).glob("*.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -13,16 +14,19 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
 from antangel_cli.errors import BusyError, RejectedError, UsageError
+from antangel_cli.terminal import Terminal
 
 STDIN = "-"
 MOST_BYTES = 64 << 20
+LONGEST_NAME = 64
+"""Characters of a file's name that a message repeats."""
 
 
 def read_input(place: str, no_input: bool = False) -> bytes:
     """The bytes of a file, or of stdin for `-`. Raises UsageError, or RejectedError above 64 MiB."""
     if place == STDIN:
-        if no_input and sys.stdin.isatty():
-            raise UsageError("Nothing is piped into stdin.", "Pipe the input in, or name a file.")
+        if sys.stdin.isatty():
+            _ask_for_text(no_input)
         data = sys.stdin.buffer.read(MOST_BYTES + 1)
     else:
         data = _read(Path(place))
@@ -31,14 +35,36 @@ def read_input(place: str, no_input: bool = False) -> bytes:
     return data
 
 
+def _ask_for_text(no_input: bool) -> None:
+    """Say on a terminal what is waited for. Raises UsageError where nothing may be asked."""
+    if no_input:
+        raise UsageError("Nothing is piped into stdin.", "Pipe the input in, or name a file.")
+    Terminal().note("Write or paste the text; Enter, then Ctrl-D ends it.")
+
+
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist.", "Check the name.", code="no_such_file") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder.", "Name a file in it.") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+        raise _unreadable(str(path), error) from None
+
+
+def _unreadable(place: str, error: OSError) -> UsageError:
+    """Why a file cannot be read. A patient's words that were given in place of a name are not repeated."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return UsageError(f"{place} cannot be read: {error.strerror}.", "Check the file and its permissions.")
+    if _is_like_a_name(place):
+        return UsageError(f"{place} does not exist.", "Check the name.", code="no_such_file")
+    remedy = 'Check the name. To give text instead of a file, pipe it in: echo "..." | antangel COMMAND -'
+    return UsageError("There is no such file.", remedy, code="no_such_file")
+
+
+def _is_like_a_name(place: str) -> bool:
+    named = place.isascii() or Path(place).suffix != ""
+    return named and not any(map(str.isspace, place)) and len(Path(place).name) <= LONGEST_NAME
 
 
 def decode(data: bytes, place: str) -> str:
@@ -216,7 +242,5 @@ def open_input(place: str) -> BinaryIO:
         return sys.stdin.buffer
     try:
         return cast(BinaryIO, Path(place).open("rb", buffering=0))
-    except FileNotFoundError:
-        raise UsageError(f"{place} does not exist.", "Check the name.", code="no_such_file") from None
     except OSError as error:
-        raise UsageError(f"{place} cannot be read: {error.strerror}.", "Check the file.") from None
+        raise _unreadable(place, error) from None

@@ -44,7 +44,11 @@ class GroupedCommand(TyperCommand):
 
 
 class GroupHelp(TyperGroup):
-    """A group of commands whose help is led by examples."""
+    """A group of commands whose help is led by examples; named alone, it prints its help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Take the arguments; none at all ask for help."""
+        return super().parse_args(ctx, args or ["--help"])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from typer import Abort
 from typer.exceptions import TyperException
@@ -17,6 +18,8 @@ from antangel_cli.errors import BROKEN_PIPE, INTERRUPTED, CommandError, Rejected
 from antangel_cli.terminal import Terminal
 
 ERROR_SCHEMA = "antangel.error/1"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
+"""What a write to stdout ends with when a disk is full, or stdout is closed; files say it themselves."""
 
 
 class OutputClosedError(Exception):
@@ -38,6 +41,10 @@ def guarded(run: Callable[[], Any], arguments: Sequence[str]) -> int:
         return _report(error, arguments)
 
 
+def _is_unwritable(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in UNWRITABLE
+
+
 def _discard_output() -> None:
     """Send what is still buffered nowhere, so that the interpreter does not complain at its end."""
     with contextlib.suppress(OSError, ValueError):
@@ -51,10 +58,12 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
     if "--debug" in flags and failure.code == "internal":
         terminal.note(frames(error))
     terminal.failure(failure)
-    if wants_json(arguments):
-        with contextlib.suppress(BrokenPipeError):
+    try:
+        if wants_json(arguments):
             terminal.answer(json.dumps({"schema": ERROR_SCHEMA, "status": "error", "error": failure.record}))
-            sys.stdout.flush()
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
     return failure.exit_code
 
 
@@ -98,6 +107,9 @@ def describe(error: Exception) -> CommandError:
     rejected = _rejected_input(error)
     if rejected:
         return rejected
+    if _is_unwritable(error):
+        reason = os.strerror(cast(OSError, error).errno or 0)
+        return UsageError(f"The output cannot be written: {reason}.", "Make room, or choose another place.")
     # The message of an unforeseen exception may quote what it choked on, so only its type is shown.
     return CommandError(
         f"Internal error: {type(error).__name__}.",
@@ -108,15 +120,26 @@ def describe(error: Exception) -> CommandError:
 def _usage(error: TyperException) -> CommandError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "antangel"
-    return UsageError(_without_stray_words(error.format_message()), f"See {path} -h.")
+    message = error.format_message()
+    if context and context.parent is None and message.startswith("No such option"):
+        return UsageError("Flags stand after the command.", "For example: antangel diagnose case.json --json")
+    word = message.split("'")[1] if message.startswith("No such command '") else ""
+    if word and os.path.exists(word):
+        return UsageError("A command comes before the file.", "For example: antangel diagnose FILE")
+    return UsageError(_sentence(_without_stray_words(message, word)), f"See {path} -h.")
 
 
-def _without_stray_words(message: str) -> str:
+def _without_stray_words(message: str, word: str) -> str:
     """A usage message without the words that landed in a wrong place: they may be a patient's."""
     if message.startswith("Got unexpected extra argument"):
         return "There are too many arguments."
-    word = message.split("'")[1] if message.startswith("No such command '") else ""
     return "There is no such command." if len(word) > 12 or " " in word else message
+
+
+def _sentence(message: str) -> str:
+    """A usage message on one line, and ended: a remedy follows it."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    return message if message.endswith((".", "?")) else f"{message}."
 
 
 def _rejected_input(error: Exception) -> CommandError | None:

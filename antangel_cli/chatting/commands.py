@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,9 @@ from typing import Literal
 from antangel_cli.chatting import answers, records
 from antangel_cli.chatting.state import Chat
 from antangel_cli.errors import UsageError
+
+NARROWEST = 16
+"""Characters of the column of meanings, on however narrow a terminal."""
 
 Completes = Literal["", "files", "sessions", "settings", "switch"]
 
@@ -38,7 +42,7 @@ class Command:
 
 
 def _help(chat: Chat, argument: str) -> None:
-    chat.terminal.note(help_text())
+    chat.terminal.note(help_text(chat.terminal.width))
 
 
 def _exit(chat: Chat, argument: str) -> None:
@@ -79,11 +83,13 @@ KEYS = (
 )
 
 
-def help_text() -> str:
-    """The commands and keys, aligned."""
-    rows = [(command.form, command.meaning) for command in COMMANDS]
-    width = max(len(form) for form, _ in (*rows, *KEYS))
-    return "\n".join(f"{form:<{width}}  {meaning}" for form, meaning in (*rows, *KEYS))
+def help_text(columns: int) -> str:
+    """The commands and keys, aligned; what each does is broken within its own column."""
+    rows = [*((command.form, command.meaning) for command in COMMANDS), *KEYS]
+    width = max(len(form) for form, _ in rows) + 2
+    room = max(columns - width, NARROWEST)
+    indent = "\n" + " " * width
+    return "\n".join(f"{form:<{width}}{indent.join(textwrap.wrap(meaning, room))}" for form, meaning in rows)
 
 
 def obey(chat: Chat, message: str) -> None:

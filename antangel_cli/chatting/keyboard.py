@@ -45,6 +45,13 @@ def read_line() -> str:
     return decode(line, "stdin")
 
 
+def read_typed_line() -> str:
+    """The next line typed at a terminal that cannot move its cursor (`TERM=dumb`); prompted for on stderr."""
+    sys.stderr.write("> ")
+    sys.stderr.flush()
+    return read_line()
+
+
 def prompt_reader(input: Input | None = None, output: Output | None = None, vi: bool = False) -> Read:
     """Messages typed at a terminal. What was typed is remembered in memory alone, as long as the chat lasts."""
     session = _prompt_session(input, output, vi)

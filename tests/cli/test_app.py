@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,8 @@ def test_every_command_has_help_with_the_common_flags(name: str) -> None:
         ["ask", "-", "two"],
         ["schema", "nonsense"],
         ["about", "--config", "/no/such/file.toml"],
+        ["schema"],
+        ["help", "nonsense"],
     ],
 )
 def test_a_usage_error_is_exit_2_with_nothing_on_stdout(arguments: list[str]) -> None:
@@ -115,12 +118,56 @@ def test_json_and_another_format_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ask", "Mrs", "Jones"], ["Mrs Jones, 58, chest pain"], ["diagnose", "x", "Jones"]]
+    "arguments",
+    [["ask", "Mrs", "Jones"], ["Mrs Jones, 58, chest pain"], ["diagnose", "x", "Jones"], ["diagnose", "Mrs Jones"]],
 )
 def test_words_in_a_wrong_place_are_not_repeated(arguments: list[str]) -> None:
     result = RUN.invoke(app, arguments)
     assert result.exit_code == 2
     assert "Jones" not in result.stderr
+
+
+@pytest.mark.parametrize("text", ["Mrs Jones, 58", "45岁男性胸痛", "pain," * 20, "pain," * 200, "150/95 Jones"])
+@pytest.mark.parametrize("command", ["diagnose", "validate", "batch", "eval"])
+def test_text_in_place_of_a_file_is_not_repeated_and_its_way_is_told(command: str, text: str) -> None:
+    result = RUN.invoke(app, [command, text])
+    assert result.exit_code == 2
+    assert text not in result.stderr
+    assert "pipe it in" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["cases.jsonl", "nofile", "folder/病例.json"])
+def test_a_name_in_place_of_a_file_is_repeated(name: str) -> None:
+    assert f"{name} does not exist." in RUN.invoke(app, ["diagnose", name]).stderr
+
+
+def test_a_folder_in_place_of_a_file_is_said(tmp_path: Path) -> None:
+    assert f"{tmp_path} is a folder." in RUN.invoke(app, ["diagnose", str(tmp_path)]).stderr
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["--json", "diagnose", "x.json"], ["-q", "about"]])
+def test_a_flag_before_the_command_is_told_its_place(arguments: list[str]) -> None:
+    result = RUN.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Flags stand after the command." in result.stderr
+
+
+def test_a_file_without_a_command_is_told_one(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("chest pain", encoding="utf-8")
+    assert "antangel diagnose FILE" in RUN.invoke(app, [str(tmp_path / "letter.txt")]).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        (["help"], ["--help"]), (["help", "diagnose"], ["diagnose", "--help"]),
+        (["config"], ["config", "--help"]), (["audit"], ["audit", "-h"]),
+    ],
+)  # fmt: skip
+def test_help_is_given_however_it_is_asked_for(arguments: list[str], same: list[str]) -> None:
+    result = RUN.invoke(app, arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == RUN.invoke(app, same).stdout
 
 
 def test_a_slip_in_a_command_gets_a_suggestion() -> None:

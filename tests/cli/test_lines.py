@@ -116,7 +116,7 @@ def test_an_impossible_output_is_refused_before_any_work(tmp_path: Path, place: 
 def test_a_missing_input_says_so_and_no_more(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         read_input(str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is a folder"):
         read_input(str(tmp_path))
 
 
