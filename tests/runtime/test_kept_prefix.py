@@ -276,6 +276,11 @@ def test_what_is_kept_already_is_shared_and_not_had_twice(checkpoint: Path, file
     engine.check_integrity()
     assert blocks_of(engine, TEXT)[:2] == before
     assert len(blocks_of(engine, TEXT)) == 4
+    computing = load(checkpoint)
+    reply(computing, TEXT)
+    here, there = (cached(one, blocks_of(one, TEXT), 64) for one in (engine, computing))
+    assert torch.equal(here[0], there[0])
+    assert torch.equal(here[1], there[1])
     assert engine.read_prefix(file, TEXT, "w") == 64
     assert engine._allocator.free_count == 6
 
