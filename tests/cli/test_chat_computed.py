@@ -277,6 +277,13 @@ def test_ctrl_c_while_it_is_written_leaves_nothing_half_written(model: Computing
     assert files() == [*BOTH, "new.json"]
 
 
+def test_a_chat_that_ctrl_c_ends_writes_nothing_more(model: Computing) -> None:
+    model.on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None
+    assert run("--session", "mine", input="one\n").exit_code == 130
+    assert len(json.loads(shelf.path_of("mine").read_bytes())["turns"]) == 1
+    assert files() == ["mine.json"]
+
+
 def test_a_full_disk_costs_the_file_and_nothing_else(model: Computing) -> None:
     model.while_writing = full
     result = run("--session", "mine", "-v", input="one\n")
