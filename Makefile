@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 READY := $(VENV)/.ready
 
 .PHONY: setup demo check test eval eval-refresh fuzz injection compile gpu gpu-tests emulate bench wheel bundle clean
@@ -10,6 +11,7 @@ setup: $(READY)
 
 # pip stays in the environment; the pinned versions are the ones everything was tested with.
 $(READY): pyproject.toml constraints.txt
+	@echo "installing into $(VENV), once: minutes, and gigabytes where torch comes with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install -q -c constraints.txt hatchling editables

@@ -44,6 +44,7 @@ def batch(settings: Settings, file: str | None, options: CaseOptions, limits: Ba
         _require_apart(file, options, limits)
         job = Job(settings, options, limits, terminal, audit, diagnose_options(settings, options))
         key = _key(limits)
+        _require_lines(file)
         lines = Lines(open_input(file or STDIN))
         announce(terminal, settings.lang == "zh")
         return job.check(lines, file) if limits.dry_run else job.answer(lines, file, key)
@@ -67,6 +68,18 @@ def _require_sensible(options: CaseOptions, limits: BatchOptions) -> None:
     for name, least in (("--limit", limits.limit), ("--max-errors", limits.max_errors)):
         if least is not None and least < 1:
             raise UsageError(f"{name} must be 1 or more.", "Correct the number.")
+
+
+def _require_lines(file: str | None) -> None:
+    """Refuse a file that is one JSON document over many lines: no line of it would be a case. Raises UsageError."""
+    if file is None or not os.path.isfile(file):
+        return
+    with contextlib.suppress(OSError), open(file, "rb") as opened:
+        if opened.readline(8).strip() in (b"{", b"["):
+            raise UsageError(
+                f"{file} is one JSON document over many lines, and a batch has one on each line.",
+                "One case: antangel diagnose FILE. Several: put each on a line, as `jq -c` does.",
+            )
 
 
 def _require_apart(file: str | None, options: CaseOptions, limits: BatchOptions) -> None:

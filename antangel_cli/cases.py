@@ -15,7 +15,7 @@ from antangel_cli.clinic.facts import Fact, fact_line
 from antangel_cli.clinic.prompt import case_message, load_prompt
 from antangel_cli.clinic.readers import read_case
 from antangel_cli.clinic.readers.prose import language_of
-from antangel_cli.clinic.writers.vitals import paediatric_line
+from antangel_cli.clinic.writers.vitals import vitals_lines
 from antangel_cli.conversation import sampling_of
 from antangel_cli.errors import UsageError
 from antangel_cli.files import STDIN, read_input
@@ -142,10 +142,7 @@ def red_flag_line(fired: Fired, chinese: bool) -> str:
 
 
 def _remarks(found: dict[str, Any], chinese: bool) -> Iterator[str]:
-    if found["news2"]:
-        yield _news2(found["news2"], chinese)
-    if found["paediatric"]:
-        yield paediatric_line(found["paediatric"], chinese, ("、" if chinese else ", ").join)
+    yield from vitals_lines(found, chinese, ("、" if chinese else ", ").join)
     for entry in found["set_aside"]:
         label = "数值不可能，已搁置" if chinese else "Impossible, set aside"
         yield f"{label}: {entry['path']} {entry['value']}"
@@ -159,10 +156,3 @@ def _remarks(found: dict[str, Any], chinese: bool) -> Iterator[str]:
 def _not_run(found: dict[str, Any], chinese: bool) -> Iterator[str]:
     label = "未检查" if chinese else "Not checked"
     yield from (f"{label}: {entry['message']}" for entry in found["not_run"])
-
-
-def _news2(score: dict[str, Any], chinese: bool) -> str:
-    least = ("至少" if chinese else "at least ") if score["partial"] else ""
-    missing = ", ".join(score["missing"])
-    gap = (f"（缺：{missing}）" if chinese else f" (missing: {missing})") if missing else ""
-    return f"NEWS2 {least}{score['score']}{gap}"

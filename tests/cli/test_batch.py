@@ -56,6 +56,23 @@ def test_every_line_is_answered_in_order(model: Scripted) -> None:
     assert model.closed
 
 
+@pytest.mark.parametrize("start", ["{\n", "[\n", " {\r\n"])
+def test_one_document_over_many_lines_is_refused_before_the_model_is_loaded(
+    model: Scripted, tmp_path: Path, start: str
+) -> None:
+    place = tmp_path / "case.json"
+    place.write_text(start + case_line("a")[1:], encoding="utf-8")
+    result = RUN.invoke(app, ["batch", str(place)])
+    assert (result.exit_code, result.stdout, model.tasks) == (2, "", [])
+    assert "antangel diagnose FILE" in result.stderr
+
+
+def test_a_file_of_lines_is_read(model: Scripted, tmp_path: Path) -> None:
+    place = tmp_path / "cases.json"
+    place.write_text(f"{case_line('a')}\n", encoding="utf-8")
+    assert RUN.invoke(app, ["batch", str(place)]).exit_code == 0
+
+
 def test_a_repeated_key_is_refused_in_either_form_of_line(model: Scripted) -> None:
     twice = case_line("a")[:-1] + ', "language": "en", "language": "zh"}'
     wrapped = '{"id": "b", "case": ' + twice + "}"

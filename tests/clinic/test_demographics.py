@@ -56,7 +56,7 @@ def test_validate_shows_where_it_was_read(tmp_path: Path) -> None:
     shown = run("validate", str(place)).stdout
     assert next(line for line in shown.splitlines() if "67 years, male" in line).split()[-1] == "narrative"
     assert "read from text: age 67 years" in shown
-    assert "NEWS2 at least 8 (missing: respiratory_rate, consciousness, temperature)" in shown
+    assert "NEWS2 at least 8 (high); not recorded: respiratory rate, consciousness, temperature" in shown
 
 
 def test_it_outlives_redaction() -> None:
