@@ -11,7 +11,7 @@ from antangel_cli.auditing import audited
 from antangel_cli.chatting.answers import load_case
 from antangel_cli.chatting.attachment import read_attachment
 from antangel_cli.chatting.beneath import FAILED
-from antangel_cli.chatting.commands import obey
+from antangel_cli.chatting.commands import BARE, obey
 from antangel_cli.chatting.interrupts import EndedError, Interrupts, ended_by_signals
 from antangel_cli.chatting.keyboard import Read, prompt_reader, read_line, read_typed_line
 from antangel_cli.chatting.state import Chat
@@ -122,7 +122,7 @@ def take(found: Chat, message: str) -> int:
     message, found.talk.last_finish = clean(message)[0].strip(), None
     try:
         with found.talk.interrupts.watching():
-            if message.startswith("/"):
+            if message.startswith("/") or message.lower() in BARE:
                 obey(found, message)
             elif message:
                 found.send(message)

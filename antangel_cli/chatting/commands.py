@@ -72,6 +72,9 @@ COMMANDS = (
     Command("/forget", "[NAME]", "delete a session, or this one and the conversation", records.forget, "sessions"),
 )  # fmt: skip
 
+BARE = {"exit": "/exit", "quit": "/exit", "help": "/help", "?": "/help", ":q": "/exit", "/?": "/help", "/quit": "/exit"}
+"""Messages that are no question to a model: what leaves other programs, or asks for their help."""
+
 KEYS = (
     ("Enter", "sends"),
     ("Alt-Enter, Ctrl-J", "a new line; what is pasted is one message"),
@@ -97,7 +100,8 @@ def obey(chat: Chat, message: str) -> None:
     name, _, argument = message.partition(" ")
     command = next((command for command in COMMANDS if command.name == name), None)
     if command is None:
-        near = difflib.get_close_matches(name, [command.name for command in COMMANDS], 1, 0.4)
+        meant = BARE.get(message.lower())
+        near = [meant] if meant else difflib.get_close_matches(name, [command.name for command in COMMANDS], 1, 0.4)
         remedy = f"Did you mean {near[0]}?" if near else "/help lists the commands."
         raise UsageError("There is no such command.", remedy)
     command.require_form(argument.strip())

@@ -21,9 +21,24 @@ from tests.cli.scripted import Scripted
 
 def test_help_names_every_command_and_key(capsys: pytest.CaptureFixture[str]) -> None:
     say(chat_with(Scripted()), "/help")
-    shown = capsys.readouterr().err
-    assert all(command.form in shown and command.meaning in shown for command in COMMANDS)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert all(f"{command.form} {command.meaning}" in shown for command in COMMANDS)
     assert all(key in shown for key, _ in KEYS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("exit", "/exit"), ("Quit", "/exit"), (":q", "/exit"), ("/quit", "/exit"), ("help", "/help")]
+)
+def test_what_leaves_other_programs_is_not_sent(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Scripted()
+    assert say(chat_with(model), typed) == [2]
+    assert (model.tasks, f"Did you mean {meant}?" in capsys.readouterr().err) == ([], True)
+
+
+def test_a_question_that_begins_so_is_sent() -> None:
+    model = Scripted()
+    assert say(chat_with(model), "Exit wound or entry wound?") == [0]
+    assert len(model.tasks) == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.name))
