@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from antangel_cli import load
 from antangel_cli.chatting import shelf
-from antangel_cli.clinic.model import Model, Taken, Turn
+from antangel_cli.clinic.model import Model, Sampling, Taken, Task, Turn
 from antangel_cli.load.opening import open_model
 from antangel_cli.settings import Settings
 from runtime.packing import write_pack
@@ -369,6 +369,21 @@ def test_a_resumed_session_answers_as_one_that_never_ended(pack: Path, opened: C
     alone = opened(pack)
     assert told(alone, "mine", "And now?") == lasting
     assert alone.stats()["shared_tokens"] == 0
+
+
+@pytest.mark.usefixtures("compiled_kernels")
+def test_what_the_template_leaves_out_of_the_next_prompt_is_not_kept(
+    pack: Path, opened: Callable[[Path], Model], tmp_path: Path
+) -> None:
+    """A reply's reasoning was computed, and is in no prompt once another question follows it."""
+    model = opened(pack)
+    turns = [Turn("user", LONG), Turn("assistant", f"<think>\n{LONG * 3}\n</think>\n\nAn ECG.")]
+    number = model.submit(Task(tuple(turns), Sampling(), 1))
+    while not any(piece.task == number and piece.finish for piece in model.step()):
+        pass
+    with (tmp_path / "kept").open("wb") as file:
+        assert 0 < model.write_computed(turns, file) < model.count(turns) - 200
+    assert model.read_computed([*turns, Turn("user", "And the pressure?")], tmp_path / "kept").tokens > 0
 
 
 @pytest.mark.usefixtures("compiled_kernels")
