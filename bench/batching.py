@@ -32,7 +32,7 @@ from nano.corpus import diagnose_example
 from nano.world import load_world
 
 RESULT = RESULTS / "batching.json"
-CONCURRENCY = (1, 4, 8, 16)
+CONCURRENCY = (1, 4, 16, 32)
 WANTED_TIMES = 3.0
 
 
@@ -142,7 +142,7 @@ def result(about: dict[str, Any], all_rounds: Sequence[Mapping[int, Run]], cases
 def main() -> None:
     """Compete and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=48)
+    parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-m", "--model", type=Path, help="a pack or a checkpoint")
     parser.add_argument("-o", "--output", type=Path, default=RESULT)

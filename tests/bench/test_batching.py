@@ -36,7 +36,7 @@ def test_figures_are_medians_of_rounds_beside_one_at_a_time() -> None:
     of_four = figures["by_concurrency"]["4"]
     assert (of_four["cases_per_min"], of_four["ttft_ms"], of_four["cpu_s_per_case"]) == (60.0, 20.0, 1.0)
     assert (of_four["times_one_at_a_time"], of_four["times_in_cpu_time"]) == (4.0, 4.0)
-    assert figures["best_concurrency"] == 16
+    assert figures["best_concurrency"] == 32
     assert figures["targets"][0]["met"]
 
 
