@@ -18,7 +18,7 @@ CHINESE = "患者男，45岁，胸痛两小时。"
 
 
 def run(
-    *arguments: str, close: int | None = None, out: int = subprocess.PIPE, **env: str
+    *arguments: str, close: int | None = None, out: int = subprocess.PIPE, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     before: Callable[[], None] | None = None if close is None else partial(os.close, close)
     return subprocess.run(
@@ -26,11 +26,11 @@ def run(
         stdin=subprocess.DEVNULL,
         stdout=out,
         stderr=subprocess.PIPE,
-        env=os.environ | env,
+        env=os.environ | (env or {}),
         preexec_fn=before,
         check=False,
         timeout=60,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_full_disk_is_said_once_and_without_a_traceback(case: str, flags: tupl
 def test_a_pipe_gets_utf8_whatever_the_locale(tmp_path: Path, env: dict[str, str]) -> None:
     path = tmp_path / "case.txt"
     path.write_text(CHINESE, encoding="utf-8")
-    result = run("validate", str(path), **env)
+    result = run("validate", str(path), env=env)
     assert result.returncode == 0, result.stderr
     assert CHINESE in result.stdout.decode("utf-8")
 
