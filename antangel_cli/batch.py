@@ -21,6 +21,7 @@ from antangel_cli.batching.starter import Starter
 from antangel_cli.batching.tally import headline, table
 from antangel_cli.cases import diagnose_options
 from antangel_cli.clinic.diagnose import DiagnoseOptions
+from antangel_cli.clinic.model import Model
 from antangel_cli.errors import UsageError
 from antangel_cli.files import STDIN, open_input, open_lines, require_appendable, require_writable, write_whole
 from antangel_cli.lines import Lines
@@ -28,7 +29,10 @@ from antangel_cli.options import BatchOptions, CaseOptions
 from antangel_cli.settings import Settings
 from antangel_cli.terminal import Terminal
 
-AUTO_CONCURRENCY = 4
+AUTO_CONCURRENCY = 16
+"""Cases in flight where nobody says how many (bench/results/batching.json)."""
+TOKENS_PER_CASE = 2048
+"""KV cache that each of them should find: with less they wait for one another, or are computed twice."""
 
 
 def batch(settings: Settings, file: str | None, options: CaseOptions, limits: BatchOptions) -> int:
@@ -100,6 +104,12 @@ def _key(limits: BatchOptions) -> bytes | None:
     return key
 
 
+def _fitting(model: Model, most: int) -> int:
+    """How many tasks in flight the KV cache has room for, one at least."""
+    tokens = model.stats().get("kv_tokens")
+    return most if tokens is None else max(1, min(most, int(tokens) // TOKENS_PER_CASE))
+
+
 @dataclass(frozen=True)
 class Job:
     """What one batch was asked for."""
@@ -124,7 +134,8 @@ class Job:
             prints = None if key is None else Fingerprints.of(key, self.asked, model)
             with self._output(prints) as output:
                 starter = Starter(self.settings, self.asked, self.options, model, prints, output.earlier)
-                code = self._run(lines, file, output, starter, max(at_once // samples, 1))
+                fitting = at_once if self.settings.concurrency else _fitting(model, at_once)
+                code = self._run(lines, file, output, starter, max(fitting // samples, 1))
             print_stats(self.settings, self.terminal, model)
         return code
 

@@ -113,6 +113,7 @@ class RuntimeModel:
             "prefill_s": round(stats.prefill_seconds, 3),
             "decode_s": round(stats.decode_seconds, 3),
             "kv_blocks_total": stats.kv_blocks_total,
+            "kv_tokens": stats.kv_blocks_total * self._engine.config.block_size,
             "peak_running": stats.peak_running,
             "experts": self._engine.memory.placement,
             "paging": dataclasses.asdict(paging) if paging else None,
