@@ -3,22 +3,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .PHONY: setup demo check test eval eval-refresh fuzz injection compile gpu gpu-tests emulate bench wheel bundle clean
 
-setup: $(READY)
-
 # pip stays in the environment; the pinned versions are the ones everything was tested with.
-$(READY): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV), once: minutes, and gigabytes where torch comes with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install -q -c constraints.txt hatchling editables
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e . $(shell $(PYTHON) docs/dev_requirements.py)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e .
+	@touch $(INSTALLED)
+
+# And what tests, checks and measurements need besides.
+$(READY): $(INSTALLED)
+	$(BIN)/python -m pip install -q -c constraints.txt $(shell $(PYTHON) docs/dev_requirements.py)
 	@touch $(READY)
 
-demo: setup
+setup: $(READY)
+
+demo: $(INSTALLED)
 	$(BIN)/antangel diagnose examples/chest-pain.json
 
 check: setup
