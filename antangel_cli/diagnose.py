@@ -12,11 +12,12 @@ from antangel_cli.cases import Checked, diagnose_options, read_one, report
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.writers import write
 from antangel_cli.errors import FAIL_ON, GenerationError
+from antangel_cli.escapes import clean
 from antangel_cli.files import require_writable
 from antangel_cli.options import CaseOptions
 from antangel_cli.repeat import repeat
 from antangel_cli.settings import Settings
-from antangel_cli.terminal import Terminal, clean
+from antangel_cli.terminal import Terminal
 from antangel_cli.urgency import reaches
 
 

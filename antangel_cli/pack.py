@@ -10,8 +10,9 @@ from typing import Any
 
 from antangel_cli import load
 from antangel_cli.errors import UsageError
+from antangel_cli.meter import Advance
 from antangel_cli.settings import Settings
-from antangel_cli.terminal import Advance, Terminal
+from antangel_cli.terminal import Terminal
 
 PACK_SCHEMA = "antangel.pack/1"
 

@@ -10,11 +10,12 @@ from antangel_cli.auditing import audited
 from antangel_cli.cases import Checked, read_one
 from antangel_cli.clinic.writers.json_text import dumped
 from antangel_cli.errors import CommandError
+from antangel_cli.escapes import clean
 from antangel_cli.files import STDIN, require_writable, write_whole
 from antangel_cli.options import CaseOptions
 from antangel_cli.outcome import describe
 from antangel_cli.settings import Settings
-from antangel_cli.terminal import Terminal, clean
+from antangel_cli.terminal import Terminal
 
 
 def validate(settings: Settings, files: Sequence[str], options: CaseOptions) -> int:

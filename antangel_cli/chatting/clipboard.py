@@ -6,7 +6,8 @@ import base64
 import sys
 
 from antangel_cli.errors import UsageError
-from antangel_cli.terminal import Terminal, clean
+from antangel_cli.escapes import clean
+from antangel_cli.terminal import Terminal
 
 MOST_BYTES = 74_994
 """What xterm takes: 100,000 bytes with the sequence, in base64."""

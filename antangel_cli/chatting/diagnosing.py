@@ -9,8 +9,8 @@ from antangel_cli.chatting.talk import Conversation
 from antangel_cli.clinic.diagnose import DiagnoseRun
 from antangel_cli.clinic.writers import write
 from antangel_cli.errors import UsageError
+from antangel_cli.escapes import clean
 from antangel_cli.options import CaseOptions
-from antangel_cli.terminal import clean
 
 
 def diagnose(talk: Conversation) -> None:

@@ -9,8 +9,8 @@ from antangel_cli.chatting.talk import Conversation
 from antangel_cli.clinic.notice import DEMONSTRATION, NOTICE
 from antangel_cli.clinic.rules import rules_status
 from antangel_cli.errors import UsageError
+from antangel_cli.escapes import clean
 from antangel_cli.files import write_whole
-from antangel_cli.terminal import clean
 
 _WORDS = {
     "title": ("Conversation", "对话"),

@@ -15,9 +15,9 @@ from antangel_cli.load.kept import pack_of
 from antangel_cli.load.machine import device_of, engine_config
 from antangel_cli.load.problems import device_problems, model_problems
 from antangel_cli.load.request import messages
+from antangel_cli.meter import Advance
 from antangel_cli.settings import Settings
 from antangel_cli.source import find_model, manifest_hash, number_format
-from antangel_cli.terminal import Advance
 
 if TYPE_CHECKING:
     import runtime

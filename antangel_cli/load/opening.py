@@ -14,9 +14,9 @@ from antangel_cli.load.kept import pack_of, profile_place
 from antangel_cli.load.machine import device_of, engine_config
 from antangel_cli.load.model import RuntimeModel
 from antangel_cli.load.problems import device_problems, model_problems
+from antangel_cli.meter import Advance
 from antangel_cli.settings import Settings
 from antangel_cli.source import MANIFEST, Source, file_hash, find_model, manifest_hash, number_format
-from antangel_cli.terminal import Advance
 
 if TYPE_CHECKING:
     import runtime

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from antangel_cli.errors import UsageError
 from antangel_cli.load.problems import pack_problems
-from antangel_cli.terminal import Advance
+from antangel_cli.meter import Advance
 
 if TYPE_CHECKING:
     import runtime

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from antangel_cli.load.kept import cache_home
 from antangel_cli.load.problems import pack_problems
+from antangel_cli.meter import Advance
 from antangel_cli.source import EMBEDDED
-from antangel_cli.terminal import Advance
 
 
 def random_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from antangel_cli.errors import UsageError
-from antangel_cli.terminal import Advance
+from antangel_cli.meter import Advance
 
 
 def replay_trace(trace: str, advance: Advance) -> dict[str, Any]:

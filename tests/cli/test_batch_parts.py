@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antangel_cli import terminal as module
+from antangel_cli import meter as module
 from antangel_cli.batching.ids import FEWEST_SLOTS, Ids
 from antangel_cli.batching.progress import Total, count_lines
 from antangel_cli.batching.tally import SHARES, percentiles

@@ -19,7 +19,9 @@ from wcwidth import wcswidth
 
 from antangel_cli.blocks import Block, Blocks
 from antangel_cli.errors import UsageError
-from antangel_cli.terminal import MarkdownReply, Terminal, TextReply, clean
+from antangel_cli.escapes import clean
+from antangel_cli.reply import MarkdownReply, TextReply
+from antangel_cli.terminal import Terminal
 from tests.cli.screen import terminal
 
 
