@@ -13,6 +13,7 @@ from antangel_cli.clinic.readers.intake import MOST_BYTES, MOST_FHIR_BYTES, Inta
 from antangel_cli.clinic.readers.phenopacket import is_phenopacket, read_phenopacket
 from antangel_cli.clinic.readers.prose import read_prose
 from antangel_cli.clinic.readers.redact import redacted_case, without_identifying_fields
+from antangel_cli.clinic.readers.tables import refuse_table
 
 InputFormat = Literal["auto", "case", "fhir", "phenopacket", "text"]
 
@@ -53,7 +54,7 @@ def _read(intake: Intake, name: str | None, input_format: str, case_id: str, red
 def detect(intake: Intake, name: str | None, input_format: str = "auto") -> str:
     """The format of an input: a `.json` name or a first `{` or `[` means JSON, told apart by its keys; else text.
 
-    Raises InputError for JSON that does not parse: it is never text.
+    Raises InputError for JSON that does not parse, which is never text, and for a table of patients.
     """
     if input_format in READERS:
         return input_format
@@ -61,6 +62,7 @@ def detect(intake: Intake, name: str | None, input_format: str = "auto") -> str:
         raise InputError("The input format is not known.", f"Use one of auto, {', '.join(READERS)}.")
     json_name = name is not None and name.lower().endswith((".json", ".ndjson"))
     if not json_name and intake.text.lstrip()[:1] not in ("{", "["):
+        refuse_table(intake.text, name)
         return "text"
     return "fhir" if is_lines(intake.text) else _kind_of(intake.document)
 

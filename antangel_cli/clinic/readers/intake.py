@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from antangel_cli.clinic.errors import InputError
+from antangel_cli.clinic.readers.kinds import not_utf8, require_text
 
 MOST_BYTES = 1 << 20
 MOST_FHIR_BYTES = 64 << 20
@@ -52,7 +53,8 @@ class Intake:
 
 
 def take_in(data: bytes) -> Intake:
-    """Decode and clean an input. Raises InputError when it is too large, empty, or no UTF-8."""
+    """Decode and clean an input. Raises InputError when it is too large, empty, or no UTF-8 text."""
+    require_text(data)
     if len(data) > MOST_FHIR_BYTES:
         raise _too_large(len(data), MOST_FHIR_BYTES)
     if len(data) > MOST_BYTES and b'"resourceType"' not in data:
@@ -73,9 +75,7 @@ def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"The input is no UTF-8 text: byte {error.start} is not valid.", "Convert it to UTF-8."
-        ) from None
+        raise InputError(*not_utf8(data, error.start)) from None
 
 
 def clean(text: str) -> tuple[str, dict[str, int]]:
