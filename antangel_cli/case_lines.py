@@ -36,7 +36,7 @@ class BadLineError(Exception):
 def read_line(line: Line, input_format: str, seen: Seen, redact: bool = False) -> Case:
     """The case of a line: a case, a FHIR resource, a Phenopacket, `{"id", "case"}`, or, when asked for, text.
 
-    Adds its id to `seen`; what comes without an id of its own, or with one that may identify, is `line-N`.
+    Adds its id to `seen`; text, and what comes with an id that may identify, is `line-N`.
 
     Raises BadLineError.
     """
@@ -46,7 +46,10 @@ def read_line(line: Line, input_format: str, seen: Seen, redact: bool = False) -
     else:
         content = parse_object(line)
         wrapped = set(content) == {"id", "case"}
-        case_id = _id(content) if wrapped or not _foreign(content) else None
+        foreign = not wrapped and _foreign(content)
+        case_id = None if foreign else _id(content)
+        if not foreign and input_format in ("auto", "case"):
+            _require_id(content, line.number)
     require_new(case_id or name, line.number, seen)
     if wrapped:
         case = _unwrapped(content, case_id, line.number, redact)
@@ -98,6 +101,12 @@ def _id(content: dict[str, Any]) -> str | None:
     """The id, when it has the form of one: anything else may be a patient's words and is not repeated."""
     found = content.get("id")
     return found if isinstance(found, str) and ID.fullmatch(found) else None
+
+
+def _require_id(content: dict[str, Any], number: int) -> None:
+    """Refuse a case without an id: its result could not be told from another's. Raises BadLineError."""
+    if "id" not in content:
+        raise _bad(None, f"The case of line {number} has no id.", f"Add one. {ID_FORM}", "bad_id")
 
 
 def _foreign(content: dict[str, Any]) -> bool:

@@ -39,8 +39,9 @@ def example(name: str, chinese: bool = False) -> dict[str, Any]:
 
 
 def case_schema() -> Schema:
-    """`antangel.case/1`, from the types that read it."""
+    """`antangel.case/1`, from the types that read it; a case by itself needs no id."""
     made = _tidied(case.Case.model_json_schema(by_alias=True))
+    made["required"] = [name for name in made["required"] if name != "id"]
     for part in (made, *made["$defs"].values()):
         part["patternProperties"] = {"^x_": {}}
     return {"$schema": DRAFT, "$id": case.SCHEMA_ID, "title": "Case", **made}
@@ -52,15 +53,15 @@ def batch_schema() -> Schema:
     definitions = inner.pop("$defs")
     for key in ("$schema", "$id", "title"):
         inner.pop(key)
+    named = {**inner, "required": [*inner["required"], "id"]}
     without_id = {"$ref": "#/$defs/CaseWithoutId"}
     wrapped = closed(id=inner["properties"]["id"], case={"anyOf": [{"$ref": "#/$defs/Case"}, without_id, TEXT]})
-    loose = {**inner, "required": [name for name in inner["required"] if name != "id"]}
     return {
         "$schema": DRAFT,
         "$id": "antangel.batch/1",
         "title": "Line of a batch",
         "anyOf": [{"$ref": "#/$defs/Case"}, wrapped, request_schema(inner["properties"]["id"])],
-        "$defs": {**definitions, "Case": inner, "CaseWithoutId": loose},
+        "$defs": {**definitions, "Case": named, "CaseWithoutId": inner},
     }
 
 

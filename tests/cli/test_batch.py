@@ -123,6 +123,15 @@ def test_bad_lines_are_error_records_in_their_place(model: Scripted) -> None:
     assert "bad_json 2" in result.stderr
 
 
+def test_a_case_without_an_id_is_an_error_record_and_a_foreign_one_has_the_lines(model: Scripted) -> None:
+    nameless = {key: value for key, value in CHEST_PAIN.items() if key != "id"}
+    patient = {"resourceType": "Condition", "code": {"text": "Fever"}, "subject": {"reference": "Patient/1"}}
+    result, records = batch([json.dumps(nameless), json.dumps(patient)])
+    assert outline(records) == [(None, "bad_id"), ("line-2", "ok")]
+    assert result.exit_code == 6
+    assert records[0]["error"]["message"].startswith("The case of line 1 has no id.")
+
+
 def test_a_byte_order_mark_and_windows_ends_are_tolerated(model: Scripted) -> None:
     _, records = batch(b"\xef\xbb\xbf" + case_line("a").encode() + b"\r\n\r\n" + case_line("b").encode() + b"\r\n")
     assert outline(records) == [("a", "ok"), ("b", "ok")]

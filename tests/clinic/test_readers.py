@@ -218,6 +218,57 @@ def test_unknown_key_is_not_echoed(place: str) -> None:
     assert "Key " in error.message
 
 
+@pytest.mark.parametrize(
+    ("place", "key", "named", "known"),
+    [
+        ("", "sex", "sex", "patient.sex_at_birth"),
+        ("", "age", "age", "patient.age"),
+        ("", "Weight", "weight", "patient.weight_kg"),
+        ("", "meds", "meds", "medications"),
+        ("", "med", "med", "medications"),
+        ("", "vital-signs", "vital_signs", "vitals"),
+        ("", "HPI", "hpi", "narrative"),
+        ("", "symptoms", "symptoms", "findings"),
+        ("", "主诉", "主诉", "chief_complaint"),
+        ("patient", "sex", "sex", "sex_at_birth"),
+        ("patient", "gender", "gender", "sex_at_birth"),
+        ("patient", "height", "height", "height_cm"),
+        ("patient", "pregnant", "pregnant", "pregnancy"),
+        ("allergies", "allergen", "allergen", "substance"),
+        ("labs", "result", "result", "value"),
+    ],
+)
+def test_what_people_call_a_key_is_answered_with_its_name(place: str, key: str, named: str, known: str) -> None:
+    rows: dict[str, Any] = {"allergies": [{key: 1}], "labs": [{"name": "Na", key: 1}], "patient": {key: 1}}
+    error = refusal({place: rows[place]} if place else {key: 1})
+    assert error.message == f'There is no key "{named}".'
+    assert error.remedy == f'Did you mean "{known}"?'
+
+
+@pytest.mark.parametrize("key", ["s", "Jo", "Meds Jones", "sex with Jones", "weightJones", "patientJones"])
+def test_a_key_that_is_more_than_a_short_form_is_not_echoed(key: str) -> None:
+    error = refusal({key: 1})
+    assert key.lower() not in str(error).lower().split()
+    assert "Jones" not in str(error)
+    assert error.message == "Key 3 is not known."
+
+
+def test_a_date_of_birth_is_answered_with_the_age() -> None:
+    for content in ({"dob": "1958-01-02"}, {"patient": {"DOB": "1958-01-02"}}, {"patient": {"出生日期": "1958-01-02"}}):
+        assert "patient.age" in refusal(content).remedy
+
+
+@pytest.mark.parametrize(("given", "read"), [({}, "case-1"), ({"id": "mine"}, "mine")])
+def test_a_case_without_an_id_gets_one(given: dict[str, str], read: str) -> None:
+    data = json.dumps({"schema": "antangel.case/1", "chief_complaint": "cough", **given}).encode()
+    assert read_case(data, None).id == read
+    assert read_case(data, None, redact=True).id == read
+
+
+def test_an_id_that_is_none_is_refused() -> None:
+    assert refusal({"id": None}).place == "id"
+
+
 def test_unknown_key_is_named_by_position() -> None:
     error = refusal({"patient": {"sex_at_birth": "male", "x_a": 1, SECRET: 1}})
     assert error.message.startswith("Key 3 ")

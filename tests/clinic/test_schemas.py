@@ -68,6 +68,13 @@ def test_extensions_fit() -> None:
     jsonschema.validate(content, schema("case"))
 
 
+def test_a_case_by_itself_needs_no_id_and_a_line_does() -> None:
+    content = {"schema": "antangel.case/1", "chief_complaint": "cough"}
+    jsonschema.validate(content, schema("case"))
+    assert not jsonschema.Draft202012Validator(schema("batch")).is_valid(content)
+    jsonschema.validate({**content, "id": "a"}, schema("batch"))
+
+
 @pytest.mark.parametrize(
     "inner", ["58-year-old with chest pain", {"schema": "antangel.case/1", "chief_complaint": "cough"}]
 )

@@ -12,16 +12,16 @@ from antangel_cli.clinic.case import SCHEMA_ID, Case
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.facts import MOST_FACTS
 from antangel_cli.clinic.readers.intake import Intake
-from antangel_cli.clinic.readers.keys import IDENTIFIERS, folded_key, is_measurement_name, keys_at, nearest
+from antangel_cli.clinic.readers.keys import IDENTIFIERS, folded_key, is_measurement_name, keys_at, meant
 
 EXAMPLE = "See a filled case with: antangel schema case --example"
 
 Place = tuple[str | int, ...]
+_OF_BIRTH = ("birth", "dob", "出生", "生日")
 
 
 def read_case_json(intake: Intake, case_id: str) -> Case:
-    """Read a case document. Raises InputError with the place of the first thing that is wrong."""
-    del case_id
+    """Read a case document, under `case_id` if it has no id. Raises InputError with the place of the first fault."""
     content = intake.document
     if not isinstance(content, dict):
         raise InputError("A case is one JSON object, and this is none.", EXAMPLE)
@@ -29,7 +29,7 @@ def read_case_json(intake: Intake, case_id: str) -> Case:
     _refuse_identifiers(content)
     _require_schema(content)
     try:
-        return Case.model_validate_json(json.dumps(_without_extensions(content)))
+        return Case.model_validate_json(json.dumps({"id": case_id, **_without_extensions(content)}))
     except ValidationError as error:
         raise _first_problem(error, content) from None
 
@@ -45,7 +45,7 @@ def _require_few(content: dict[str, Any]) -> None:
 def _refuse_identifiers(content: dict[str, Any]) -> None:
     for place, key in _keys(content):
         if folded_key(key) in IDENTIFIERS and not is_measurement_name(place, key):
-            birth = "birth" in key or "dob" in key
+            birth = any(word in folded_key(key) for word in _OF_BIRTH)
             hint = "Give the age instead (patient.age)" if birth else "Leave it out"
             raise InputError(
                 "A field that identifies the patient is not taken.",
@@ -93,12 +93,14 @@ def _first_problem(error: ValidationError, content: dict[str, Any]) -> InputErro
 
 
 def _unknown_key(place: Place, content: dict[str, Any]) -> InputError:
-    """Name an unknown key only when it is a slip of a known one: it may be a patient's words."""
+    """Name an unknown key only when it stands for a known one: it may be a patient's words."""
     *parents, key = place
     known = keys_at(tuple(parents))
-    closest = nearest(str(key), known)
-    if closest:
-        return InputError(f'There is no key "{key}".', f'Did you mean "{closest}"?', _where(_known(tuple(parents))))
+    found = meant(str(key), tuple(parents))
+    if found:
+        return InputError(
+            f'There is no key "{found[0]}".', f'Did you mean "{found[1]}"?', _where(_known(tuple(parents)))
+        )
     position = _position(content, tuple(parents), str(key))
     return InputError(
         f"Key {position} is not known.",
