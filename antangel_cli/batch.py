@@ -51,7 +51,8 @@ def batch(settings: Settings, file: str | None, options: CaseOptions, limits: Ba
         _require_lines(file)
         lines = Lines(open_input(file or STDIN))
         announce(terminal, settings.lang == "zh")
-        return job.check(lines, file) if limits.dry_run else job.answer(lines, file, key)
+        without_model = limits.dry_run or (not limits.resume and lines.known_empty())
+        return job.check(lines, file) if without_model else job.answer(lines, file, key)
 
 
 def _require_sensible(options: CaseOptions, limits: BatchOptions) -> None:
@@ -122,7 +123,7 @@ class Job:
     asked: DiagnoseOptions
 
     def check(self, lines: Lines, file: str | None) -> int:
-        """Read and check every line, without a model."""
+        """Read and check every line, if there is any, without a model."""
         with streamed(self.options.output, self.options.force, None, None) as output:
             return self._run(lines, file, output, Starter(self.settings, self.asked, self.options, None), 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from antangel_cli.chatting.attachment import read_attachment
 from antangel_cli.chatting.beneath import FAILED
 from antangel_cli.chatting.commands import BARE, obey
 from antangel_cli.chatting.interrupts import EndedError, Interrupts, ended_by_signals
+from antangel_cli.chatting.keeping import Keeper
 from antangel_cli.chatting.keyboard import Read, prompt_reader, read_line, read_typed_line
 from antangel_cli.chatting.state import Chat
 from antangel_cli.chatting.talk import Conversation
@@ -46,16 +48,20 @@ def _chat(settings: Settings, options: ChatOptions) -> int:
     loaded = load_case(options.case) if options.case else None
     chinese = loaded.case.chinese if loaded else settings.lang == "zh"
     announce(terminal, chinese)
-    with audited(settings, terminal, "chat", options) as audit, opened(settings, terminal, chinese) as model:
-        found = Chat.of(Conversation(model, settings, terminal, system, audit, options.doses))
+    with contextlib.ExitStack() as stack:
+        audit = stack.enter_context(audited(settings, terminal, "chat", options))
+        keeper = Keeper(settings, terminal)
+        session = keeper.ready(options.session, options.resume, options.history, about_case=loaded is not None)
+        model = stack.enter_context(opened(settings, terminal, chinese))
+        found = Chat(Conversation(model, settings, terminal, system, audit, options.doses), keeper)
         if loaded:
             found.talk.begin(loaded)
-        found.keeper.start(found.talk, options.session, options.resume, options.history)
+        keeper.start(found.talk, session)
         if interactive:
             terminal.remark("/help lists the commands; Ctrl-D leaves.")
         code = converse(found, _reader(options, interactive), interactive)
         if code != INTERRUPTED:
-            found.keeper.keep_computed(found.talk)
+            keeper.keep_computed(found.talk)
         print_stats(settings, terminal, model)
     return code
 

@@ -72,11 +72,10 @@ def decode(data: bytes, place: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RejectedError(
-            f"{place} is no UTF-8 text: byte {error.start} is not valid.",
-            "Convert it to UTF-8.",
-            stage="input",
-        ) from None
+        from antangel_cli.clinic.readers.kinds import not_utf8
+
+        message, remedy = not_utf8(data, error.start)
+        raise RejectedError(f"{place}: {message}", remedy, stage="input") from None
 
 
 def require_writable(output: str | None, force: bool) -> None:
@@ -84,12 +83,23 @@ def require_writable(output: str | None, force: bool) -> None:
     if output is None or output == STDIN or _is_device(Path(output)):
         return
     path = Path(output)
-    if not path.parent.is_dir():
+    try:
+        beside, folder, there = path.parent.is_dir(), path.is_dir(), path.exists()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if not beside:
         raise UsageError(f"The folder of {path} does not exist.", "Make it first.")
-    if path.is_dir():
+    if folder:
         raise UsageError(f"{path} is a folder.", "Name a file.")
-    if path.exists() and not force:
+    if there and not force:
         raise _exists(path)
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    """Why a file cannot be written. A name that is too long may be a patient's words, and is not repeated."""
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError("The name of the output is too long.", "Name it in 255 bytes or less.", code="name_too_long")
+    return UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.")
 
 
 def require_appendable(output: str) -> None:
@@ -119,14 +129,14 @@ def write_whole(output: str, content: str | bytes, force: bool) -> None:
         if _is_device(Path(output)):
             Path(output).write_bytes(data)
             return
-        aside = _write_aside(path, lambda file: file.write(data))
+        aside, _ = _write_aside(path, lambda file: file.write(data))
         try:
             _move(aside, path, force)
         finally:
             aside.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
+        raise _unwritable(path, error) from None
 
 
 def replace_whole(path: Path, write: Callable[[BinaryIO], int]) -> int:
@@ -134,13 +144,7 @@ def replace_whole(path: Path, write: Callable[[BinaryIO], int]) -> int:
 
     At 0 the file is left as it was. Raises OSError.
     """
-    returned = 0
-
-    def counted(file: BinaryIO) -> None:
-        nonlocal returned
-        returned = write(file)
-
-    aside = _write_aside(path, counted)
+    aside, returned = _write_aside(path, write)
     try:
         if returned:
             aside.replace(path)
@@ -150,17 +154,18 @@ def replace_whole(path: Path, write: Callable[[BinaryIO], int]) -> int:
     return returned
 
 
-def _write_aside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+def _write_aside(path: Path, write: Callable[[BinaryIO], int]) -> tuple[Path, int]:
+    """A new file beside another, on disk, and what `write` returns."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            returned = write(file)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return Path(name)
+    return Path(name), returned
 
 
 def _move(aside: Path, path: Path, force: bool) -> None:
@@ -208,7 +213,7 @@ def _open_new(path: Path, force: bool) -> TextIO:
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
+        raise _unwritable(path, error) from None
     if not _is_device(path):
         lock(file, path)
     return file
@@ -230,8 +235,7 @@ def _writer(stream: TextIO, place: str) -> Callable[[str], None]:
         except BrokenPipeError:
             raise
         except OSError as error:
-            remedy = "Make room, or choose another place."
-            raise UsageError(f"{place} cannot be written: {error.strerror}.", remedy) from None
+            raise UsageError(f"{place} cannot be written: {error.strerror}.", "Make room, or move it.") from None
 
     return write
 

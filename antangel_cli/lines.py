@@ -49,6 +49,12 @@ class Lines:
         """Whether every line has been given out."""
         return self._ended and not self._ready
 
+    def known_empty(self) -> bool:
+        """Whether the input has ended before its first line, as far as that shows without waiting."""
+        if not (self._ready or self._part or self._ended) and self._has_come(0.0):
+            self._take(self._read())
+        return self.ended
+
     def next(self, timeout_s: float) -> Line | None:
         """The next line, or None at the end or after `timeout_s` without one."""
         if not self._ready and not self._ended and self._has_come(timeout_s):

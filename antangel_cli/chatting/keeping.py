@@ -33,20 +33,29 @@ class Keeper:
                 "Go on without, or ask whoever keeps that file.",
             )
 
-    def start(self, talk: Conversation, name: str | None, resume: bool, always: bool) -> None:
-        """What `--session`, `--resume` and `--history` ask for."""
+    def ready(self, name: str | None, resume: bool, always: bool, about_case: bool) -> str | None:
+        """The session that `--session` or `--resume` asks for, and `--history` noted, before a model is loaded.
+
+        Raises UsageError for a name that is none, a session that is damaged or has a case of its own, and with
+        nothing to resume.
+        """
         if name is None and not resume and not always:
-            return
+            return None
         self.require_allowed()
         self.tidy()
         self.always = always
-        if resume:
-            self.load(talk, self._latest())
-        elif name is not None and shelf.path_of(name).exists():
-            _require_no_case(talk)
-            self.load(talk, name)
-        elif name is not None:
-            self.save(talk, name)
+        session = self._latest() if resume else name
+        if session is not None and shelf.path_of(session).exists():
+            _require_no_case(about_case)
+            shelf.read(session)
+        return session
+
+    def start(self, talk: Conversation, session: str | None) -> None:
+        """Go on with a session, or begin it where there is none of its name."""
+        if session is not None and shelf.path_of(session).exists():
+            self.load(talk, session)
+        elif session is not None:
+            self.save(talk, session)
 
     def tidy(self) -> None:
         """Delete the sessions that are older than the policy allows, and say how many those were."""
@@ -140,9 +149,9 @@ class Keeper:
         return str(path) if path else "in memory alone; /save NAME keeps it"
 
 
-def _require_no_case(talk: Conversation) -> None:
+def _require_no_case(about_case: bool) -> None:
     """A session that exists is about its own case. Raises UsageError."""
-    if talk.case is not None:
+    if about_case:
         raise UsageError("The session exists, and is about a case of its own.", "Name another, or leave --case out.")
 
 

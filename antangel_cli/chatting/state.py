@@ -17,11 +17,6 @@ class Chat:
     keeper: Keeper
     left: bool = False
 
-    @classmethod
-    def of(cls, talk: Conversation) -> Chat:
-        """A chat about a conversation that is not kept."""
-        return cls(talk, Keeper(talk.settings, talk.terminal))
-
     @property
     def terminal(self) -> Terminal:
         """Where it prints."""

@@ -16,6 +16,7 @@ from antangel_cli import load
 from antangel_cli import settings as settings_module
 from antangel_cli.app import app
 from antangel_cli.chat import Chat, Conversation, converse, prompt_reader, take
+from antangel_cli.chatting.keeping import Keeper
 from antangel_cli.clinic.model import Task
 from antangel_cli.settings import Settings
 from antangel_cli.terminal import Terminal
@@ -25,7 +26,8 @@ from tests.cli.scripted import Scripted
 def chat_with(model: Scripted, doses: bool = False, system: str | None = None, **settings: Any) -> Chat:
     """A chat with a model, seed 1 unless told."""
     chosen = Settings(**{"seed": 1, **settings})
-    return Chat.of(Conversation(model, chosen, Terminal(), system, doses=doses))
+    talk = Conversation(model, chosen, Terminal(), system, doses=doses)
+    return Chat(talk, Keeper(chosen, talk.terminal))
 
 
 def say(chat: Chat, *messages: str) -> list[int]:

@@ -46,7 +46,7 @@ def outline(records: list[dict[str, Any]]) -> list[tuple[str | None, str]]:
 
 
 def test_every_line_is_answered_in_order(model: Scripted) -> None:
-    result, records = batch([case_line(f"c{i}") for i in range(9)])
+    result, records = batch([case_line(f"c{i}") for i in range(9)], "--concurrency", "4")
     assert result.exit_code == 0, result.stderr
     assert outline(records) == [(f"c{i}", "ok") for i in range(9)]
     assert all(record["schema"] == "antangel.ddx/1" for record in records)
@@ -177,6 +177,27 @@ def test_a_dry_run_checks_and_reads_no_model(monkeypatch: pytest.MonkeyPatch) ->
     result, records = batch([case_line("a"), "{"], "--dry-run")
     assert outline(records) == [("a", "valid"), (None, "bad_json")]
     assert result.exit_code == 6
+
+
+@pytest.mark.parametrize("place", ["cases.jsonl", "-"])
+def test_an_empty_input_is_no_lines_and_loads_no_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    monkeypatch.setattr(load, "open_model", lambda *_, **__: pytest.fail("the model was opened"))
+    (tmp_path / "cases.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    result = RUN.invoke(app, ["batch", place, "-o", "out.jsonl", "--summary", "summary.json"], input=b"")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "0 lines" in result.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
+    summary = json.loads((tmp_path / "summary.json").read_bytes())
+    assert (summary["lines"], summary["model"], summary["ended"]) == (0, None, "input")
+
+
+def test_an_output_with_too_long_a_name_is_exit_2(model: Scripted) -> None:
+    result, _ = batch([case_line("a")], "-o", "x" * 256)
+    assert (result.exit_code, result.stdout, model.tasks) == (2, "", [])
+    assert "255 bytes" in result.stderr
 
 
 def test_fail_on_is_outranked_by_failures(model: Scripted) -> None:

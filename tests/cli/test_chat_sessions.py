@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from antangel_cli import load
 from antangel_cli.chatting import shelf
 from antangel_cli.chatting.session import Session
 from tests.cli.cases import CHEST_PAIN
@@ -129,6 +130,28 @@ def test_a_name_that_is_none_is_refused_and_not_repeated(name: str, model: Scrip
     assert result.exit_code == 2
     assert not name or name not in result.stderr
     assert not shelf.folder().exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--session", "bad name"], 2, "no name of a session"),
+        (["--resume"], 2, "no session to resume"),
+        (["--session", "broken"], 2, "The session broken is damaged"),
+        (["--session", "kept", "--case", "CASE"], 2, "about a case of its own"),
+    ],
+)
+def test_a_session_that_cannot_be_is_refused_before_a_model_is_loaded(
+    flags: list[str], code: int, says: str, model: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if "--resume" not in flags:
+        run("--session", "kept", input="one\n")
+        shelf.path_of("broken").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(load, "open_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    place = case_file(tmp_path, CHEST_PAIN)
+    result = run(*[place if flag == "CASE" else flag for flag in flags], input="two\n")
+    assert result.exit_code == code
+    assert says in result.stderr
 
 
 @pytest.mark.parametrize("flags", [["--history"], ["--session", "mine"], ["--resume"]])

@@ -51,6 +51,25 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_all("中文\n\nend".encode()) == ["中文".encode(), b"", b"end"]
 
 
+def test_an_empty_input_is_known_before_a_line_is_asked_for(tmp_path: Path) -> None:
+    for data, empty in ((b"", True), (b"a", False), (b"\n", False)):
+        (tmp_path / "in").write_bytes(data)
+        with (tmp_path / "in").open("rb", buffering=0) as file:
+            lines = Lines(file)
+            assert [lines.known_empty(), lines.known_empty()] == [empty, empty]
+            found = lines.next(0) or lines.next(0)
+            assert (found is None) == empty
+
+
+def test_a_pipe_that_may_still_say_something_is_not_known_to_be_empty() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stream:
+        lines = Lines(stream)
+        assert not lines.known_empty()
+        os.close(writing)
+        assert lines.known_empty()
+
+
 def test_waiting_for_a_line_holds_nothing_up() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stream, os.fdopen(writing, "wb", buffering=0) as other:
@@ -113,11 +132,36 @@ def test_an_impossible_output_is_refused_before_any_work(tmp_path: Path, place: 
         require_writable(str(tmp_path / place), True)
 
 
+@pytest.mark.parametrize("place", ["{name}", "{name}/out.txt"])
+def test_an_output_with_too_long_a_name_is_refused_and_not_repeated(tmp_path: Path, place: str) -> None:
+    place = place.format(name="疼" * 86)
+    attempts = (
+        lambda: require_writable(str(tmp_path / place), True),
+        lambda: write_whole(str(tmp_path / place), "new", False),
+        lambda: open_lines(str(tmp_path / place), False).__enter__(),
+    )
+    for attempt in attempts:
+        with pytest.raises(UsageError) as caught:
+            attempt()
+        assert caught.value.code == "name_too_long"
+        assert "255 bytes" in caught.value.remedy
+        assert "疼" not in str(caught.value)
+    require_writable(str(tmp_path / ("a" * 255)), False)
+    write_whole(str(tmp_path / ("疼" * 85)), "new", False)
+    assert os.listdir(tmp_path) == ["疼" * 85]
+
+
 def test_a_missing_input_says_so_and_no_more(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         read_input(str(tmp_path / "none"))
     with pytest.raises(UsageError, match="is a folder"):
         read_input(str(tmp_path))
+
+
+def test_text_in_another_encoding_says_how_to_convert_it() -> None:
+    with pytest.raises(RejectedError, match="reads as GBK") as caught:
+        decode("患者男，58岁，胸痛。".encode("gbk"), "gold.jsonl")
+    assert "iconv -f GBK -t UTF-8" in caught.value.remedy
 
 
 def test_text_must_be_utf_8() -> None:

@@ -16,12 +16,6 @@ LEAST_COLUMNS = 3
 MOST_ROWS = 200
 """Rows that are looked at: a table is one from its first lines on."""
 LONGEST_HEADING = 40
-_COLUMNS = 3
-MOST_ROWS = 200
-"""Rows that are looked at: a table is one from its first lines on."""
-LONGEST_HEADING = 40
-_ALIKE = 0.8
-"""The share of rows that have as many cells as the header: a comma in an unquoted cell makes one more."""
 
 _COLUMNS = """
 id caseid patient patientid pid mrn name patientname firstname lastname visitid encounterid recordid subjectid
