@@ -32,7 +32,7 @@ def opened(settings: Settings, terminal: Terminal, chinese: bool, sequences: int
     with terminal.meter("Loading the model", "bytes") as advance:
         model = load.open_model(settings, advance, sequences, terminal.remark)
     if model.demonstration:
-        terminal.note(f"{DEMONSTRATION['zh' if chinese else 'en']}\n{source.set_up_hint()}")
+        terminal.note(f"{DEMONSTRATION['zh' if chinese else 'en']}\n{source.set_up_hint(chinese)}")
     terminal.detail(f"{model.name} loaded in {time.monotonic() - started:.1f} s; {_where(model)}")
     cut = False
     try:

@@ -21,7 +21,10 @@ MARK = "antangel_demonstration"
 MANIFEST = "manifest.json"
 _HASH = re.compile(r"[0-9a-f]{64}")
 HASHED_WHOLE_BYTES = 256 << 20
-SET_UP = 'Set a model up with -m DIR, or with the line  model = "/path/to/model"  in {config}.'
+SET_UP = {
+    "en": 'Set a model up with -m DIR, or with the line  model = "/path/to/model"  in {config}.',
+    "zh": '设置模型：用 -m DIR 指定，或在 {config} 中写入一行  model = "/path/to/model"',
+}
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Source:
     demonstration: bool
 
 
-def set_up_hint() -> str:
+def set_up_hint(chinese: bool = False) -> str:
     """How a model is configured, in one line."""
-    return SET_UP.format(config=user_config(os.environ))
+    return SET_UP["zh" if chinese else "en"].format(config=user_config(os.environ))
 
 
 def described(settings: Settings) -> tuple[dict[str, Any], str]:

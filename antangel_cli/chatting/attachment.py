@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.prompt import load_prompt
 from antangel_cli.clinic.readers.intake import clean
+from antangel_cli.clinic.readers.kinds import require_text
 from antangel_cli.errors import RejectedError, UsageError
 from antangel_cli.files import decode
 
@@ -41,12 +43,10 @@ def read_attachment(place: str) -> Attachment:
 
 
 def _require_text(data: bytes, path: Path) -> None:
-    if data.startswith(b"%PDF"):
-        raise RejectedError(
-            f"{path} is a PDF, which is not read.",
-            "Make it text first: pdftotext FILE.pdf FILE.txt, look at it, and /read FILE.txt.",
-            stage="input",
-        )
+    try:
+        require_text(data)
+    except InputError as error:
+        raise RejectedError(f"{path}: {error.message}", error.remedy, stage="input") from None
     if len(data) > MOST_BYTES:
         raise RejectedError(
             f"{path} is larger than {MOST_BYTES >> 10} KiB.",

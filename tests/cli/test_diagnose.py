@@ -117,6 +117,17 @@ def test_the_demonstration_model_is_never_taken_for_the_real_one(monkeypatch: py
     assert "DEMONSTRATION" in run("chat", input="Fever?\n").stderr.splitlines()[-1]
 
 
+def test_a_chinese_case_is_told_in_chinese_which_model_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    use(monkeypatch, Scripted(demonstration=True))
+    place = tmp_path / "病例.txt"
+    place.write_text("患者男，67岁，胸痛2小时。", encoding="utf-8")
+    said = run("diagnose", str(place)).stderr
+    assert DEMONSTRATION["zh"] in said
+    assert "设置模型：用 -m DIR 指定" in said
+    assert "由文字读取：年龄 67岁" in said
+    assert "Set a model up" not in said
+
+
 def test_policy_is_exit_7(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     def refuse(*_: object) -> None:
         raise PolicyError("The demonstration model is forbidden.", "Set one up.")

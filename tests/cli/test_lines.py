@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,10 +136,15 @@ def test_an_impossible_output_is_refused_before_any_work(tmp_path: Path, place: 
 @pytest.mark.parametrize("place", ["{name}", "{name}/out.txt"])
 def test_an_output_with_too_long_a_name_is_refused_and_not_repeated(tmp_path: Path, place: str) -> None:
     place = place.format(name="疼" * 86)
-    attempts = (
+
+    def write_lines() -> None:
+        with open_lines(str(tmp_path / place), False):
+            pass
+
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: require_writable(str(tmp_path / place), True),
         lambda: write_whole(str(tmp_path / place), "new", False),
-        lambda: open_lines(str(tmp_path / place), False).__enter__(),
+        write_lines,
     )
     for attempt in attempts:
         with pytest.raises(UsageError) as caught:

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from antangel_cli.clinic.facts import facts
+from antangel_cli.clinic.case import Age, Patient, Pregnancy
+from antangel_cli.clinic.checks import wording
+from antangel_cli.clinic.checks.text_states import STATES
+from antangel_cli.clinic.facts import facts, patient_words
 from antangel_cli.clinic.readers import read_case
 from antangel_cli.clinic.readers.demographics import demographics
+from antangel_cli.clinic.rules import load_rules
 from tests.cli.test_diagnose import run
 from tests.clinic.cases import checked, make_case, prose
 
@@ -48,6 +52,27 @@ def test_what_is_read_is_a_fact_with_its_source_and_reported() -> None:
 def test_in_chinese() -> None:
     case = prose("患者，女，28岁，孕32周，头痛。")
     assert facts(case)[0].text == "28岁，女，妊娠 32 周"
+
+
+def test_what_was_read_is_named_in_the_language_of_the_case() -> None:
+    case = prose("患者，女，67岁，孕32周，体温38.5℃，心率120次/分，血压88/60mmHg，未吸氧，神志清楚，GCS 15分。")
+    said = {w["quantity"]: w["message"] for w in checked(case).input_warnings if w["code"] == "read_from_text"}
+    assert said["age"] == "由文字读取：年龄 67岁"
+    assert said["pulse"] == "由文字读取：脉搏 120 /min"
+    assert said["supplemental_oxygen"] == "由文字读取：吸氧情况 未吸氧"
+    assert said["consciousness"] == "由文字读取：意识 清醒"
+
+
+def test_all_that_is_read_has_words() -> None:
+    notations = {row["quantity"] for row in load_rules("text_vitals")["notation"]}
+    read = notations | {*STATES, "gcs", "systolic_bp", "diastolic_bp"}
+    shown = {value for values in STATES.values() for value in values}
+    told = Patient(
+        age=Age(value=30), sex_at_birth="female", pregnancy=Pregnancy(status="pregnant"), weight_kg=60, height_cm=160,
+        region="north",
+    )  # fmt: skip
+    assert {*wording.READ} == read | shown | {name for name, _ in patient_words(told, zh=True)}
+    assert all(chinese != english for english, chinese in wording.READ.values())
 
 
 def test_validate_shows_where_it_was_read(tmp_path: Path) -> None:

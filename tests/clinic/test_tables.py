@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +13,18 @@ from typing import Any
 
 import pytest
 
+from antangel_cli.case_lines import read_line
 from antangel_cli.clinic.errors import InputError
 from antangel_cli.clinic.facts import facts
 from antangel_cli.clinic.readers import read_case
 from antangel_cli.clinic.readers.tables import LEAST_COLUMNS
+from antangel_cli.lines import Line
 from nano.corpus import ask_example, diagnose_example
 from nano.world import load_world
 from tests.clinic.cases import EXAMPLES
 
 FIXTURES = Path(__file__).parent
+DOCUMENT = FIXTURES.parents[1] / "docs" / "inputs.md"
 
 HEADERS = (
     ["id", "age", "sex", "complaint"],
@@ -75,6 +80,17 @@ def test_one_row_beneath_known_names_is_a_table(header: list[str]) -> None:
 
 def test_commas_outside_of_quotes_do_not_hide_a_table() -> None:
     assert is_refused("id,age,sex,complaint\np1,58,M,chest pain, sweating\np2,31,F,fever, cough, rash\np3,4,M,cough\n")
+
+
+def test_the_documented_program_makes_lines_of_a_table() -> None:
+    program = DOCUMENT.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    text = table(["id", "age", "sex", "complaint"], ",")
+    made = subprocess.run([sys.executable, "-c", program], input=text, text=True, capture_output=True, check=True)
+    seen: set[str] = set()
+    cases = [read_line(Line(i, line.encode()), "auto", seen) for i, line in enumerate(made.stdout.splitlines(), 1)]
+    assert [case.id for case in cases] == ["row-1", "row-2", "row-3"]
+    assert [case.narrative for case in cases] == [row[3] for row in ROWS]
+    assert [case.patient.age and case.patient.age.value for case in cases] == [58, 31, 4]
 
 
 @pytest.mark.parametrize("name", ["patients.csv", "PATIENTS.TSV", "a.tab"])

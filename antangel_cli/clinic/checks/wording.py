@@ -71,6 +71,30 @@ WARNINGS: dict[str, tuple[str, str]] = READER_WARNINGS | {
     "read_from_text": ("read from text: {quantity} {value}", "由文字读取：{quantity} {value}"),
 }
 
+READ: dict[str, tuple[str, str]] = {
+    "age": ("age", "年龄"),
+    "sex": ("sex", "性别"),
+    "pregnancy": ("pregnancy", "妊娠"),
+    "weight": ("weight", "体重"),
+    "height": ("height", "身高"),
+    "region": ("region", "地区"),
+    "temperature": ("temperature", "体温"),
+    "pulse": ("pulse", "脉搏"),
+    "respiratory_rate": ("respiratory rate", "呼吸频率"),
+    "spo2": ("SpO2", "血氧饱和度"),
+    "systolic_bp": ("systolic blood pressure", "收缩压"),
+    "diastolic_bp": ("diastolic blood pressure", "舒张压"),
+    "glucose": ("glucose", "血糖"),
+    "gcs": ("Glasgow coma score", "格拉斯哥昏迷评分"),
+    "supplemental_oxygen": ("supplemental oxygen", "吸氧情况"),
+    "consciousness": ("consciousness", "意识"),
+    "room air": ("room air", "未吸氧"),
+    "oxygen given": ("oxygen given", "吸氧"),
+    "alert": ("alert", "清醒"),
+    "not alert": ("not alert", "不清醒"),
+}
+"""What is read from text, and the states it is in, as a person says them."""
+
 NOT_RUN: dict[str, tuple[str, str]] = {
     "news2": ("NEWS2", "NEWS2"),
     "lactation": ("drugs while breastfeeding", "哺乳期用药"),
@@ -97,4 +121,7 @@ REASONS: dict[str, tuple[str, str]] = {
 
 def warning_message(warning: dict[str, Any], chinese: bool) -> str:
     """A warning in words."""
+    if warning["code"] == "read_from_text":
+        words = {part: READ.get(warning[part], (warning[part],) * 2)[chinese] for part in ("quantity", "value")}
+        warning = {**warning, **words}
     return WARNINGS[warning["code"]][chinese].format(**warning)
