@@ -105,10 +105,12 @@ def _key(limits: BatchOptions) -> bytes | None:
     return key
 
 
-def _fitting(model: Model, most: int) -> int:
-    """How many tasks in flight the KV cache has room for, one at least."""
+def in_flight(settings: Settings, model: Model) -> int:
+    """How many tasks run at once: so many as were asked for, else as the KV cache has room for, one at least."""
+    if settings.concurrency:
+        return settings.concurrency
     tokens = model.stats().get("kv_tokens")
-    return most if tokens is None else max(1, min(most, int(tokens) // TOKENS_PER_CASE))
+    return AUTO_CONCURRENCY if tokens is None else max(1, min(AUTO_CONCURRENCY, int(tokens) // TOKENS_PER_CASE))
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class Job:
             prints = None if key is None else Fingerprints.of(key, self.asked, model)
             with self._output(prints) as output:
                 starter = Starter(self.settings, self.asked, self.options, model, prints, output.earlier)
-                fitting = at_once if self.settings.concurrency else _fitting(model, at_once)
-                code = self._run(lines, file, output, starter, max(fitting // samples, 1))
+                cases = max(in_flight(self.settings, model) // samples, 1)
+                code = self._run(lines, file, output, starter, cases)
             print_stats(self.settings, self.terminal, model)
         return code
 
