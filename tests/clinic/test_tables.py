@@ -78,6 +78,12 @@ def test_one_row_beneath_known_names_is_a_table(header: list[str]) -> None:
     assert is_refused(table(header, ",", rows=1))
 
 
+@pytest.mark.parametrize("delimiter", ["\t", "|"])
+def test_words_between_tabs_or_bars_are_a_table(delimiter: str) -> None:
+    rows = (["Wer", "was", "wann"], ["A", "Husten", "gestern"], ["B", "Fieber", "heute"])
+    assert is_refused("\n".join(map(delimiter.join, rows)))
+
+
 def test_commas_outside_of_quotes_do_not_hide_a_table() -> None:
     assert is_refused("id,age,sex,complaint\np1,58,M,chest pain, sweating\np2,31,F,fever, cough, rash\np3,4,M,cough\n")
 
@@ -107,6 +113,9 @@ def test_a_file_named_as_a_table_is_refused(name: str) -> None:
         "58-year-old man, smoker, diabetic\nPulse 112, BP 90/60, SpO2 91%\nTroponin 80, CK 300, lactate 3",
         "Aspirin 75 mg, metformin, ramipril\nallergies, none, known",
         "age, sex, complaint",
+        "Fever, cough, history\nNausea, rash, vomiting\nChills, sweats, thirst",
+        "Morning, noon, night\n120, 130, 140",
+        "Sugar: morning, noon, night\n120, 130, 140\n110, 150, 160",
         "Male, 58, chest pain\nFemale, 31, fever\n",
         "Sodium\t140\tmmol/L\nPotassium\t5.9\tmmol/L\nCRP\t200\tmg/L",
         "胸痛,出汗,恶心\n无发热,无咳嗽,无腹痛\n既往高血压,糖尿病,吸烟",
