@@ -84,6 +84,8 @@ class Batch:
         self._concurrency = concurrency
         self._stop = Stop()
         self._entries: deque[Entry] = deque()
+        self._at_work: dict[int, Work] = {}
+        self._changed = False
         self._leaving: deque[Leaving] = deque()
         self._logger = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._taken = 0
@@ -142,6 +144,7 @@ class Batch:
             self._skip(line)
             return
         self._entries.append(Entry.of(line.number, self._starter.start(line)))
+        self._changed = True
 
     def _skip(self, line: Line) -> None:
         """A line that nobody holds in memory: no record in the output, and one among the errors."""
@@ -155,13 +158,23 @@ class Batch:
     def _step(self) -> None:
         if self._model is None or not self._in_flight:
             return
-        at_work = {task: entry.work for entry in self._entries if entry.work for task in entry.work.tasks}
         for piece in self._model.step():
             self._tally.tokens += piece.tokens
-            if piece.task in at_work:
-                at_work[piece.task].feed(piece)
+            self._changed |= piece.finish is not None
+            work = self._at_work.get(piece.task) or self._find(piece.task)
+            if work is not None:
+                work.feed(piece)
+
+    def _find(self, task: int) -> Work | None:
+        """Whose a task is that was submitted since this was last asked."""
+        self._at_work = {task: entry.work for entry in self._entries if entry.work for task in entry.work.tasks}
+        return self._at_work.get(task)
 
     def _emit(self) -> None:
+        """Let go of what is done, in order; nothing can be unless a line was begun or a task ended."""
+        if not self._changed:
+            return
+        self._changed = False
         waiting: deque[Entry] = deque()
         while self._entries:
             entry = self._entries.popleft()

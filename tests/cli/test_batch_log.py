@@ -50,6 +50,6 @@ def test_the_model_goes_on_while_the_log_waits_for_the_disk(monkeypatch: pytest.
         went_on.append(stepped.wait(5))
 
     monkeypatch.setattr(auditing, "append", wait_for_a_step)
-    model.on_step = lambda number: stepped.set() if begun.is_set() else None
+    model.on_step = lambda number: stepped.set() if begun.wait(0.01) else None
     assert run_batch(cases(4), "--concurrency", "2").exit_code == 0
     assert went_on == [True] * 4
