@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from antangel_cli.batching.progress import Total
 from antangel_cli.batching.run import Batch
 from antangel_cli.batching.starter import Starter
 from antangel_cli.batching.tally import headline, table
-from antangel_cli.cases import diagnose_options
+from antangel_cli.cases import diagnose_options, read_rules
 from antangel_cli.clinic.diagnose import DiagnoseOptions
 from antangel_cli.clinic.model import Model
 from antangel_cli.errors import UsageError
@@ -133,7 +134,10 @@ class Job:
         """Answer every line."""
         at_once = self.settings.concurrency or AUTO_CONCURRENCY
         samples = self.asked.samples
+        reading = threading.Thread(target=read_rules, daemon=True)
+        reading.start()
         with opened(self.settings, self.terminal, self.settings.lang == "zh", max(at_once, samples)) as model:
+            reading.join()
             prints = None if key is None else Fingerprints.of(key, self.asked, model)
             with self._output(prints) as output:
                 starter = Starter(self.settings, self.asked, self.options, model, prints, output.earlier)

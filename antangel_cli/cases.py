@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from antangel_cli.clinic.diagnose import MOST_SAMPLES, DiagnoseOptions
 from antangel_cli.clinic.facts import Fact, fact_line
 from antangel_cli.clinic.prompt import case_message, load_prompt
 from antangel_cli.clinic.readers import read_case
-from antangel_cli.clinic.readers.prose import language_of
+from antangel_cli.clinic.readers.prose import language_of, prose_case
 from antangel_cli.clinic.writers.vitals import vitals_lines
 from antangel_cli.conversation import sampling_of
 from antangel_cli.errors import UsageError
@@ -120,6 +121,12 @@ class Checked:
         """What else the checks found, in the language of the case; what was not checked last."""
         found, chinese = self.checks.to_json(), self.case.chinese
         return [*_remarks(found, chinese), *(_not_run(found, chinese) if unchecked else ())]
+
+
+def read_rules() -> None:
+    """Read and compile the rules ahead of the first case, while a model is loaded. What fails, fails there again."""
+    with contextlib.suppress(Exception):
+        Checked.of(prose_case("Pain.", "rules"))
 
 
 def report(terminal: Terminal, checked: Checked, unchecked: bool = True) -> None:
