@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_ID = "antangel.ddx/1"
 
@@ -42,6 +42,11 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], Field(max_length=64)]
+"""Items of an answer: more than any grammar allows, merged entries counted. An answer with more is none."""
+
+
 class Evidence(Answer):
     """A fact of the case and why it counts."""
 
@@ -53,7 +58,7 @@ class RedFlag(Answer):
     """A finding that must not wait."""
 
     finding: str
-    fact_ids: tuple[str, ...]
+    fact_ids: Many[str]
     concern: str
 
 
@@ -61,13 +66,13 @@ class Diagnosis(Answer):
     """One entry of the differential; the order of entries is their rank."""
 
     name: str
-    supporting: tuple[Evidence, ...]
-    contradicting: tuple[Evidence, ...]
-    missing: tuple[str, ...]
+    supporting: Many[Evidence]
+    contradicting: Many[Evidence]
+    missing: Many[str]
     discriminating_test: str
     cant_miss: bool
     likelihood: Likelihood
-    codes: tuple[str, ...]
+    codes: Many[str]
 
 
 class Step(Answer):
@@ -83,10 +88,10 @@ class Differential(Answer):
     """The model's answer. Property order is generation order: reasons stand before the labels they justify."""
 
     summary: str
-    red_flags: tuple[RedFlag, ...]
-    differential: tuple[Diagnosis, ...]
-    next_steps: tuple[Step, ...]
-    missing_information: tuple[str, ...]
+    red_flags: Many[RedFlag]
+    differential: Many[Diagnosis]
+    next_steps: Many[Step]
+    missing_information: Many[str]
     urgency_reason: str
     urgency: Urgency
     confidence_reason: str

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from antangel_cli.clinic.case import Case
 from antangel_cli.clinic.checks import facts_to_use
@@ -210,6 +211,14 @@ def test_doses_are_withheld(text: str, chinese: bool) -> None:
 )  # fmt: skip
 def test_measured_values_are_no_doses(text: str) -> None:
     assert withhold_doses(text, False) == text
+
+
+def test_an_answer_with_more_items_than_any_grammar_allows_is_none() -> None:
+    """Found by fuzzing: 50,956 codes for one diagnosis took a hundred times their size in memory."""
+    many = answer(diagnosis("A", codes=["A00.0"] * 65), *OTHERS)
+    with pytest.raises(ValidationError, match="too_long"):
+        Differential.model_validate_json(json.dumps(many))
+    assert reviewed(answer(diagnosis("A", codes=["A00.0"] * 64), *OTHERS)).answer.differential
 
 
 def test_doses_are_withheld_everywhere_in_an_answer() -> None:
