@@ -47,7 +47,8 @@ VARIES = (
 
 
 def settled(text: str) -> str:
-    """A screen without what differs between runs and machines."""
+    """A screen without what differs between runs and machines: figures, and where a line of them is broken."""
+    text = re.sub(r"\d+ lines: [^┌]*?tokens/s", lambda found: " ".join(found[0].split()), text)
     for pattern, name in VARIES:
         text = pattern.sub(name, text)
     return re.sub(r" +$", "", text, flags=re.M)
