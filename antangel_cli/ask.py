@@ -15,7 +15,7 @@ from antangel_cli.clinic.prompt import load_prompt
 from antangel_cli.clinic.readers.intake import clean
 from antangel_cli.clinic.reply_checks import lines_beneath, reply_checks
 from antangel_cli.clinic.spoken import Spoken
-from antangel_cli.conversation import DoseFilter, Generated, generate, sampling_of
+from antangel_cli.conversation import Generated, sampling_of, stream
 from antangel_cli.errors import GenerationError, RejectedError, UsageError
 from antangel_cli.files import STDIN, decode, read_input
 from antangel_cli.settings import Settings
@@ -42,7 +42,9 @@ def _ask(settings: Settings, words: tuple[str, ...], terminal: Terminal, audit: 
     with opened(settings, terminal, chinese) as model:
         if model.demonstration and not settings.json:
             terminal.answer(f"{DEMONSTRATION['zh' if chinese else 'en']}\n")
-        answer = _stream(model, _turns(text, data, chinese), settings, terminal, spoken)
+        turns = _turns(text, data, chinese)
+        answer = stream(model, turns, settings, sampling_of(settings), terminal, spoken.shown)
+        _require_answer(answer)
         checks = reply_checks(question, answer.text, spoken)
         if settings.json:
             terminal.answer(json.dumps(_record(answer, checks, spoken, model, settings), ensure_ascii=False))
@@ -51,23 +53,6 @@ def _ask(settings: Settings, words: tuple[str, ...], terminal: Terminal, audit: 
             terminal.note(line)
         print_stats(settings, terminal, model)
     return 0
-
-
-def _stream(
-    model: Model, turns: tuple[Turn, Turn], settings: Settings, terminal: Terminal, spoken: Spoken
-) -> Generated:
-    """Print the answer as it comes. Raises GenerationError where it did not come to its end."""
-    reply = terminal.reply()
-    shown = DoseFilter(_ignore if settings.json else reply.feed, spoken.shown)
-    answer = generate(model, turns, settings, sampling_of(settings), shown.feed)
-    shown.finish()
-    reply.finish()
-    _require_answer(answer)
-    return answer
-
-
-def _ignore(text: str) -> None:
-    """JSON is printed whole, at the end."""
 
 
 def _turns(text: str, data: str, chinese: bool) -> tuple[Turn, Turn]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from antangel_cli.clinic.model import Finish, Model, Sampling, Task, Turn
 from antangel_cli.errors import RejectedError
 from antangel_cli.settings import Settings
+from antangel_cli.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,28 @@ class DoseFilter:
         if self._line:
             self._on_text(self._shown(self._line))
         self._line = ""
+
+
+def stream(
+    model: Model,
+    turns: Sequence[Turn],
+    settings: Settings,
+    sampling: Sampling,
+    terminal: Terminal,
+    shown: Callable[[str], str],
+    stop: Callable[[], bool] = lambda: False,
+) -> Generated:
+    """Generate a reply and print it as it comes, each line as `shown` makes it; for JSON the caller does."""
+    reply = terminal.reply()
+    lines = DoseFilter(_ignore if settings.json else reply.feed, shown)
+    answer = generate(model, turns, settings, sampling, lines.feed, stop)
+    lines.finish()
+    reply.finish()
+    return answer
+
+
+def _ignore(text: str) -> None:
+    """Nothing is printed yet."""
 
 
 def sampling_of(settings: Settings, seed: int | None = None) -> Sampling:

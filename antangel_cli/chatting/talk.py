@@ -17,7 +17,7 @@ from antangel_cli.clinic.model import Finish, Model, Turn
 from antangel_cli.clinic.prompt import load_prompt
 from antangel_cli.clinic.reply_checks import lines_beneath, reply_checks
 from antangel_cli.clinic.spoken import Spoken
-from antangel_cli.conversation import DoseFilter, Generated, generate, sampling_of
+from antangel_cli.conversation import Generated, sampling_of, stream
 from antangel_cli.errors import UsageError
 from antangel_cli.setting_values import KEYS
 from antangel_cli.settings import Settings
@@ -153,12 +153,8 @@ class Conversation:
         room = self.model.context - self.model.count(turns)
         if 0 < room < NARROW:
             self.terminal.remark(f"The context is nearly full: {room} tokens are left for this reply.")
-        reply = self.terminal.reply()
-        shown = DoseFilter(_ignore if self.settings.json else reply.feed, spoken.shown)
-        sampling = sampling_of(self.settings, seed)
-        answer = generate(self.model, turns, self.settings, sampling, shown.feed, self.interrupts.asked)
-        shown.finish()
-        reply.finish()
+        sampling, stop = sampling_of(self.settings, seed), self.interrupts.asked
+        answer = stream(self.model, turns, self.settings, sampling, self.terminal, spoken.shown, stop)
         self.last_finish = answer.finish
         return answer
 
@@ -186,7 +182,3 @@ class Conversation:
         self.settings = replace(self.settings, **{key: parsed}, origins={**self.settings.origins, key: origin})
         if key == "seed":
             self.seed = parsed
-
-
-def _ignore(text: str) -> None:
-    """JSON is printed whole, when the reply has ended."""
