@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,8 @@ from antangel_cli.clinic.readers.fhir.values import entries, period, words
 from antangel_cli.clinic.readers.times import instant
 
 ONE_PATIENT = "Export one patient at a time."
+RECENT = timedelta(days=30)
+"""What began or was written longer before the case is told is no part of what is present."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Record:
 
     resources: tuple[Resource, ...] = field(repr=False)
     stamp: str | None = None
+
+    def is_old(self, moment: datetime | None) -> bool:
+        """Whether something is known to be of more than 30 days before the case is told."""
+        return moment is not None and self.now is not None and moment < self.now - RECENT
 
     @cached_property
     def _by_reference(self) -> dict[str, Resource]:

@@ -13,9 +13,6 @@ from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
 from antangel_cli.clinic.rules import load_rules
 
-RECENT = timedelta(days=30)
-"""A condition that began at most so long before the case is told counts as present."""
-
 _PREGNANT = frozenset(load_rules("fhir")["pregnant_conditions"]["codes"])
 PREGNANCY = timedelta(weeks=45)
 _OVER = {"inactive", "resolved", "remission"}
@@ -65,7 +62,7 @@ def _current(resource: Resource, record: Record) -> bool:
     began = instant(_began(resource))
     if began is None or record.now is None:
         return "encounter-diagnosis" in codes_of(resource.content.get("category"))
-    return began >= record.now - RECENT
+    return not record.is_old(began)
 
 
 def _lasts(resource: Resource, record: Record) -> bool:

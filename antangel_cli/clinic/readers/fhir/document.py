@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
-from antangel_cli.clinic.readers.fhir.report import RECENT, attached_text
+from antangel_cli.clinic.readers.fhir.report import attached_text
 from antangel_cli.clinic.readers.fhir.values import concept, entries, period
 from antangel_cli.clinic.readers.parts import Found, Part, Remark
 from antangel_cli.clinic.readers.times import instant
@@ -15,11 +15,10 @@ from antangel_cli.clinic.readers.times import instant
 def read_document(resource: Resource, record: Record) -> Iterator[Found]:
     """Each text that is attached, as a note; what stands elsewhere, or is no text, is counted."""
     at = _date(resource.content)
-    moment = instant(at)
     if resource.content.get("status") == "superseded":
         yield Remark("older_left_out", resource.kind)
         return
-    if moment and record.now and moment < record.now - RECENT:
+    if record.is_old(instant(at)):
         yield Remark("older_left_out", resource.kind)
         return
     named = concept(resource.content.get("type"))

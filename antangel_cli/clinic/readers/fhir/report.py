@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 from antangel_cli.clinic.readers.fhir.bundle import Record, Resource
@@ -19,18 +18,16 @@ MOST_ATTACHED = 1 << 20
 """Bytes of an attachment that is still read."""
 
 _READABLE = ("text/plain", "text/html", "text/markdown")
-RECENT = timedelta(days=30)
 _IMAGING = {"RAD", "RUS", "CT", "NMR", "XRC", "CUS", "IMG", "imaging", "LP29684-5", "363679005", "ECG", "EC", "VUS"}
 
 
 def read_report(resource: Resource, record: Record) -> Iterator[Found]:
     """The text of a report, as imaging or as a note."""
     at = period(resource.content, "effectiveDateTime", "effectivePeriod", "issued")[0]
-    moment = instant(at)
     if resource.content.get("status") == "cancelled":
         yield Remark("not_taken", resource.kind)
         return
-    if moment and record.now and moment < record.now - RECENT:
+    if record.is_old(instant(at)):
         yield Remark("older_left_out", resource.kind)
         return
     texts, unread = _texts(resource)
