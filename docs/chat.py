@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from antangel_cli.chatting.commands import COMMANDS, KEYS
+from bench.marks import filled
 
 PAGE = Path(__file__).parent / "chat.md"
 
@@ -24,10 +24,7 @@ def tables() -> dict[str, str]:
 
 def page(text: str) -> str:
     """The page with its tables as they are now."""
-    for name, table in tables().items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        text = marks.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]
-    return text
+    return filled(text, tables())
 
 
 if __name__ == "__main__":

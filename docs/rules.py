@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from antangel_cli.clinic.checks.injection import patterns
 from antangel_cli.clinic.checks.red_flags import Rule, own_rules
 from antangel_cli.clinic.checks.urgency import ORDER
 from antangel_cli.clinic.rules import load_rules, signed_by
+from bench.marks import filled
 
 DOCS = Path(__file__).parent
 FIRING = DOCS.parent / "bench" / "results" / "firing.json"
@@ -130,10 +130,7 @@ def tables() -> dict[str, str]:
 
 def page(text: str) -> str:
     """The page with its tables as they are now."""
-    for name, table in tables().items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        text = marks.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]
-    return text
+    return filled(text, tables())
 
 
 if __name__ == "__main__":
