@@ -286,6 +286,18 @@ def test_a_note_that_is_a_report_and_a_document_is_told_once() -> None:
     assert warned(case)["older_left_out"] == "DocumentReference 2"
 
 
+@pytest.mark.parametrize(("at", "recent"), [("2026-10-21T10:00:00-05:00", True), ("2026-10-21T09:59:00-05:00", False)])
+def test_thirty_days_before_the_case_is_told_is_the_oldest_that_is_present(at: str, recent: bool) -> None:
+    report = {**FORMS["DiagnosticReport R4"][0], "effectiveDateTime": at}
+    document = {**FORMS["DocumentReference R4"][0], "context": {"period": {"start": at}}}
+    for dated in (report, document):
+        case = read(encounter(), dated)
+        assert bool(case.notes or case.imaging) == recent
+        assert ("older_left_out" in warned(case)) != recent
+    asthma = resource("Condition", code=coded(SNOMED, "195967001", "Asthma"), onsetDateTime=at)
+    assert told(read(encounter(), asthma), "finding" if recent else "history")
+
+
 def test_documents_that_are_no_text_are_counted() -> None:
     forms = [{"contentType": "application/pdf", "data": "QQ=="}, {"contentType": "text/plain", "url": "Binary/1"}]
     document = {**FORMS["DocumentReference R4"][0], "content": [{"attachment": form} for form in forms]}
