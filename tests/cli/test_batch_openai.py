@@ -105,7 +105,7 @@ def test_doses_are_withheld_and_checks_are_said(monkeypatch: pytest.MonkeyPatch)
         request("r1", ("user", "Crushing chest pain for one hour with sweating. Allergic to penicillin."))
     )
     body = record["response"]["body"]
-    assert "500" not in json.dumps(record)
+    assert "500" not in json.dumps(body["choices"])
     assert "[dose: see formulary]" in body["choices"][0]["message"]["content"]
     checks = body["antangel"]["checks"]
     assert checks["rule_red_flags"]
