@@ -23,7 +23,7 @@ def announce(terminal: Terminal, chinese: bool) -> None:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, terminal: Terminal, chinese: bool, sequences: int = 1) -> Iterator[Model]:
+def opened(settings: Settings, terminal: Terminal, chinese: bool, sequences: int | None = 1) -> Iterator[Model]:
     """The model that answers, closed at the end; one that fails its self-test is not handed out.
 
     The demonstration model is named, even when quiet.

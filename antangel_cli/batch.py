@@ -31,7 +31,7 @@ from antangel_cli.settings import Settings
 from antangel_cli.terminal import Terminal
 
 AUTO_CONCURRENCY = 16
-"""Cases in flight where nobody says how many (bench/results/batching.json)."""
+"""Cases in flight where neither anybody nor the model says how many."""
 TOKENS_PER_CASE = 2048
 """KV cache that each of them should find: with less they wait for one another, or are computed twice."""
 
@@ -110,8 +110,9 @@ def in_flight(settings: Settings, model: Model) -> int:
     """How many tasks run at once: so many as were asked for, else as the KV cache has room for, one at least."""
     if settings.concurrency:
         return settings.concurrency
-    tokens = model.stats().get("kv_tokens")
-    return AUTO_CONCURRENCY if tokens is None else max(1, min(AUTO_CONCURRENCY, int(tokens) // TOKENS_PER_CASE))
+    stats = model.stats()
+    most, tokens = int(stats.get("sequences") or AUTO_CONCURRENCY), stats.get("kv_tokens")
+    return most if tokens is None else max(1, min(most, int(tokens) // TOKENS_PER_CASE))
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ class Job:
 
     def answer(self, lines: Lines, file: str | None, key: bytes | None) -> int:
         """Answer every line."""
-        at_once = self.settings.concurrency or AUTO_CONCURRENCY
         samples = self.asked.samples
+        most = max(self.settings.concurrency, samples) if self.settings.concurrency else None
         reading = threading.Thread(target=read_rules, daemon=True)
         reading.start()
-        with opened(self.settings, self.terminal, self.settings.lang == "zh", max(at_once, samples)) as model:
+        with opened(self.settings, self.terminal, self.settings.lang == "zh", most) as model:
             reading.join()
             prints = None if key is None else Fingerprints.of(key, self.asked, model)
             with self._output(prints) as output:

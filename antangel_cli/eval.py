@@ -12,7 +12,7 @@ from typing import Any
 
 from antangel_cli.announce import announce, opened, print_stats
 from antangel_cli.auditing import audited
-from antangel_cli.batch import AUTO_CONCURRENCY, in_flight
+from antangel_cli.batch import in_flight
 from antangel_cli.batching.output import Stream
 from antangel_cli.batching.run import Batch
 from antangel_cli.batching.starter import Starter
@@ -94,11 +94,10 @@ def _answer(
     """Run the cases and their twins as one batch; its exit code."""
     twins = [case.model_dump_json(by_alias=True).encode() for case in evaluation.twins]
     stream = Lines(io.BytesIO(b"\n".join([*lines, *twins])))
-    most = settings.concurrency or AUTO_CONCURRENCY
     with (
         audited(settings, terminal, "eval", CaseOptions()) as audit,
         open_lines(options.results or os.devnull, options.force) as write,
-        opened(settings, terminal, settings.lang == "zh", most) as model,
+        opened(settings, terminal, settings.lang == "zh", settings.concurrency) as model,
     ):
         starter = Starter(settings, diagnose_options(settings, CaseOptions()), CaseOptions(), model, requests=False)
         take = Stream(_taker(evaluation, write))

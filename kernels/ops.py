@@ -92,7 +92,7 @@ class AttentionPlan:
     block_table: Tensor  # int32
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Restriction:
     """What a row's logits must obey before a token is chosen.
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runtime.measuring.benchmark import Benchmark, BenchmarkError, Listening, Workload, run_benchmark, surroundings
     from runtime.measuring.random_pack import random_pack_place, true_shape, write_random_pack
     from runtime.measuring.routing import skew_of
-    from runtime.memory import MemoryPlan, peak_memory
+    from runtime.memory import MemoryPlan, many_sequences, peak_memory
     from runtime.pack import PACK_VERSION, is_pack
     from runtime.pack_check import check_pack
     from runtime.pack_manifest import Manifest
@@ -72,6 +72,7 @@ _HOME = {
     "Inventory": "examination.fingerprint",
     "examine_model": "examination.fingerprint",
     "MemoryPlan": "memory",
+    "many_sequences": "memory",
     "peak_memory": "memory",
     "ModelLock": "lock",
     "PlannedModel": "prediction.model_plan",
@@ -160,6 +161,7 @@ __all__ = [
     "examine",
     "examine_model",
     "is_pack",
+    "many_sequences",
     "memory_rate",
     "peak_memory",
     "plan_model",

@@ -33,7 +33,7 @@ class Draft:
     token_id: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Advance:
     """What a token leads to: the change of its sequence, and what is told."""
 

@@ -21,6 +21,11 @@ KV_SHARE = 0.25
 # Room for each sequence beside the one that may fill the context.
 TOKENS_PER_SEQUENCE = 2048
 
+# Sequences that run at once where as many as are worth it are asked for: the more only where the keys and values of all
+# of them take little of what experts could have.
+MANY_SEQUENCES = (16, 32)
+LITTLE_KV = 1 << 30
+
 # Tokens of a prompt that are computed at once. With experts on disk a pass over them costs the same for many.
 MAPPED_BATCH = 512
 PAGED_BATCHES = (4096, 2048, 1024, 512)
@@ -41,6 +46,18 @@ LEFT_FREE = 0.06
 TOUCHED_PER_TOKEN = 64 << 10
 
 
+def many_sequences(config: ModelConfig) -> int:
+    """How many sequences a batch is worth running at once with a model."""
+    few, many = MANY_SEQUENCES
+    return many if many * TOKENS_PER_SEQUENCE * _kv_per_token(config) <= LITTLE_KV else few
+
+
+def _kv_per_token(config: ModelConfig) -> int:
+    """Bytes of the keys and values of all layers, those that draft too."""
+    width = config.num_key_value_heads * config.head_dim
+    return 2 * KV_ITEM_BYTES * (config.num_hidden_layers + config.num_nextn_predict_layers) * width
+
+
 @dataclass(frozen=True)
 class ModelSizes:
     """Bytes of a model in the formats of a pack, known before any weight is read."""
@@ -55,9 +72,7 @@ class ModelSizes:
         """The sizes of a pack, by the entries of its manifest."""
         entries = tuple(dense)
         embedding = sum(entry.nbytes for entry in entries if entry.name == EMBEDDING)
-        width = config.num_key_value_heads * config.head_dim
-        layers = config.num_hidden_layers + config.num_nextn_predict_layers
-        return cls(entries[-1].end - embedding, embedding, experts, 2 * KV_ITEM_BYTES * layers * width)
+        return cls(entries[-1].end - embedding, embedding, experts, _kv_per_token(config))
 
     @classmethod
     def of_config(cls, config: ModelConfig, experts: Format, dense: Format) -> ModelSizes:

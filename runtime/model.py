@@ -172,7 +172,6 @@ class DecoderModel:
         with _Within("the output head"):
             return self.ops.linear(hidden, self._head).float()
 
-    @torch.inference_mode()
     def head(self, hidden: Tensor, size: int, restrictions: Sequence[Restriction], count: int) -> Candidates:
         """The `count` likeliest of the first `size` tokens after each of the hidden states [R, M]."""
         with _Within("the output head"):

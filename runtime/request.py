@@ -49,7 +49,7 @@ class Request:
             raise ValueError("the request has no stage; give at least one")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TokenEvent:
     """One token, or the end of a stage or request without one (token_id -1).
 

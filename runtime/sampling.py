@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -47,7 +48,7 @@ class SamplingParams:
         _require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """What decides one sequence's next token, besides its logits.
 
@@ -69,26 +70,30 @@ class TokenHistory:
 
     def __init__(self) -> None:
         self._known: set[int] = set()
-        self._ids = torch.empty(64, dtype=torch.int64)
+        self._room = array("q", bytes(8 * 256))
+        self._distinct = torch.empty(0, dtype=torch.int64)
         self._followed = 0
 
     def follow(self, token_ids: Sequence[int]) -> Tensor:
         """The distinct ids of the whole list, in order of first use, [number of them]."""
-        self._extend(token_ids[self._followed :])
+        before = len(self._known)
+        for token_id in token_ids[self._followed :]:
+            if token_id not in self._known:
+                self._take(token_id)
         self._followed = len(token_ids)
-        return self._ids[: len(self._known)]
+        if len(self._known) > before:
+            self._distinct = torch.frombuffer(self._room, dtype=torch.int64, count=len(self._known))
+        return self._distinct
 
-    def _extend(self, token_ids: Sequence[int]) -> None:
-        new = [token_id for token_id in dict.fromkeys(token_ids) if token_id not in self._known]
-        start, end = len(self._known), len(self._known) + len(new)
-        if end > len(self._ids):
-            self._ids = torch.cat((self._ids, torch.empty(end, dtype=torch.int64)))
-        if new:
-            self._ids[start:end] = torch.tensor(new)
-            self._known.update(new)
+    def _take(self, token_id: int) -> None:
+        if len(self._known) == len(self._room):
+            # Tensors are over the old room, which cannot grow.
+            self._room = self._room + array("q", bytes(8 * len(self._room)))
+        self._room[len(self._known)] = token_id
+        self._known.add(token_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ranked:
     """The highest scores of a row, highest first, ties in id order; `total` as in Candidates."""
 
@@ -107,7 +112,6 @@ class Sampler:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    @torch.inference_mode()
     def sample(self, head: Head, rows: Sequence[Row]) -> list[int | LogitsError]:
         """One token id per row of the head, or the error of that row alone."""
         looks = [min(_look(row.params), self.size) for row in rows]

@@ -17,7 +17,7 @@ from runtime.prefixes import ROOT, PrefixIndex
 from runtime.sequence import Batch, Sequence, Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Commit:
     """What happens to one sequence after a step: cut to `keep` tokens, then lengthened, or finished."""
 

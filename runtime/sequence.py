@@ -30,7 +30,7 @@ class Sequence:
         return len(self.token_ids) - self.cached
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span:
     """The rows [start, start + length) of a batch, which belong to one sequence.
 

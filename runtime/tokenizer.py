@@ -140,6 +140,8 @@ class StreamDecoder:
     def push(self, token_id: int) -> str:
         """The text that is certain after this token; sets `stopped` when a stop string is complete."""
         self._held += self._tokenizer.token_bytes(token_id)
+        if not self._stop:
+            return self._release(len(self._held))
         found = [at for at in (self._held.find(word) for word in self._stop) if at >= 0]
         if found:
             self.stopped = True

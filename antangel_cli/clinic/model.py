@@ -48,7 +48,7 @@ Stage = Literal["text", "answer"]
 Finish = Literal["stop", "length", "abort", "timeout", "error"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece:
     """A piece of one task's output. `finish` is set on the last piece of a task, `stage_finish` on a stage's last."""
 

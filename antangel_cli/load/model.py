@@ -39,6 +39,7 @@ class RuntimeModel:
         self._weights = weights
         self._source = source
         self._stages: dict[int, tuple[Stage, ...]] = {}
+        self._rendered: tuple[tuple[Turn, ...], list[int]] | None = None
         self.name = source.name
         self.demonstration = source.demonstration
         self.context = engine.context
@@ -114,6 +115,7 @@ class RuntimeModel:
             "decode_s": round(stats.decode_seconds, 3),
             "kv_blocks_total": stats.kv_blocks_total,
             "kv_tokens": stats.kv_blocks_total * self._engine.config.block_size,
+            "sequences": self._engine.config.max_sequences,
             "peak_running": stats.peak_running,
             "experts": self._engine.memory.placement,
             "paging": dataclasses.asdict(paging) if paging else None,
@@ -154,7 +156,11 @@ class RuntimeModel:
         }
 
     def _render(self, turns: Sequence[Turn]) -> list[int]:
-        return self._engine.tokenizer.render(messages(turns), add_generation_prompt=True)
+        """Its tokens. A question is counted before it is submitted: the last one is not tokenised again."""
+        if self._rendered is None or self._rendered[0] != tuple(turns):
+            ids = self._engine.tokenizer.render(messages(turns), add_generation_prompt=True)
+            self._rendered = tuple(turns), ids
+        return self._rendered[1]
 
     def _piece(self, event: runtime.TokenEvent) -> Piece:
         names = self._stages[event.sequence_id]

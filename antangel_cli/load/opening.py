@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 def open_model(
-    settings: Settings, advance: Advance, sequences: int = 1, announce: Callable[[str], None] | None = None
+    settings: Settings, advance: Advance, sequences: int | None = 1, announce: Callable[[str], None] | None = None
 ) -> Model:
-    """Load the model that answers; `sequences` is how many tasks will be in flight at once.
+    """Load the model that answers.
 
-    `announce` is told what takes seconds at the first use. Raises ModelError, PolicyError, or BusyError.
+    `sequences` is how many tasks will be in flight at once, None as many as are worth it. `announce` is told what takes
+    seconds at the first use. Raises ModelError, PolicyError, or BusyError.
     """
     source = find_model(settings)
     device = device_of(settings, announce)
@@ -35,7 +36,8 @@ def open_model(
         import runtime
 
         weights = manifest_hash(source.path)
-        config = engine_config(settings, device=device, max_sequences=sequences, profile=profile_place(source, weights))
+        most = sequences or runtime.many_sequences(runtime.ModelConfig.from_directory(source.path))
+        config = engine_config(settings, device=device, max_sequences=most, profile=profile_place(source, weights))
         path = pack_of(source, weights, announce)
         lock = held.enter_context(runtime.ModelLock.take(path, wait=settings.wait, announce=announce))
         engine = runtime.Engine.load(path, config, progress=advance, announce=announce)

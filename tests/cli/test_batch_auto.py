@@ -10,12 +10,13 @@ from tests.cli.scripted import Scripted
 
 
 class Roomy(Scripted):
-    """A model whose KV cache has room for so many tokens."""
+    """A model whose KV cache has room for so many tokens, and that runs so many at once."""
 
     kv_tokens = 0
+    sequences = AUTO_CONCURRENCY
 
     def stats(self) -> dict[str, float | int | None]:
-        return super().stats() | {"kv_tokens": self.kv_tokens}
+        return super().stats() | {"kv_tokens": self.kv_tokens, "sequences": self.sequences}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,14 @@ def test_as_many_as_the_kv_cache_has_room_for(
     use(monkeypatch, model)
     assert run_batch(cases(AUTO_CONCURRENCY + 2), *flags).exit_code == 0
     assert model.most_in_flight == most
+
+
+def test_as_many_as_the_model_is_worth_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Roomy()
+    use(monkeypatch, model)
+    model.kv_tokens, model.sequences = 100 * TOKENS_PER_CASE, AUTO_CONCURRENCY + 5
+    assert run_batch(cases(2 * AUTO_CONCURRENCY)).exit_code == 0
+    assert model.most_in_flight == AUTO_CONCURRENCY + 5
 
 
 def test_a_model_that_does_not_tell_its_room_gets_as_many_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,11 @@ from runtime.measuring.random_pack import RandomModel, true_shape, write_random_
 from runtime.memory import (
     GROWTH,
     LEFT_FREE,
+    MANY_SEQUENCES,
     MemoryPlan,
     ModelSizes,
     available,
+    many_sequences,
     peak_memory,
     plan_memory,
     process_memory,
@@ -182,6 +184,11 @@ def test_keys_and_values_take_what_they_are_told() -> None:
 def test_untold_they_hold_one_context_and_room_for_the_others() -> None:
     plan = planned(MINI, ram=64 * GIB, context=4096, max_sequences=3)
     assert plan.kv_blocks == (4096 + 2 * 2048) // 64
+
+
+def test_a_batch_runs_more_at_once_where_their_keys_and_values_take_little() -> None:
+    assert many_sequences(ModelConfig.from_dict(tiny_config())) == MANY_SEQUENCES[1]
+    assert many_sequences(true_shape("flash").config) == MANY_SEQUENCES[0]
 
 
 def test_more_for_keys_and_values_is_less_for_experts() -> None:
