@@ -22,7 +22,7 @@ from runtime.examination.scoring import log_likelihoods
 from runtime.experts.paging import Pager
 from runtime.experts.profile import save_profile
 from runtime.generation import Advance, Generation, prepare, tokens_needed
-from runtime.grammar import GrammarCompiler, begin_masks
+from runtime.grammar import Constraint, GrammarCompiler, begin_masks
 from runtime.hardware import set_threads
 from runtime.kept_prefix import KeptPrefix, described
 from runtime.kv_cache import BlockAllocator, KVCache
@@ -382,17 +382,20 @@ class Engine:
         return head
 
     def _row(self, generation: Generation) -> Row | AntangelError:
-        started = time.perf_counter()
-        if generation.constraint:
-            self._counters.masks += 1
-            self._counters.masks_overlapped += generation.constraint.mask_ready
         try:
-            return generation.row()
+            constraint = generation.constraint
+            return generation.row() if constraint is None else self._masked_row(generation, constraint)
         except AntangelError as error:
             return error
+
+    def _masked_row(self, generation: Generation, constraint: Constraint) -> Row:
+        started = time.perf_counter()
+        self._counters.masks += 1
+        self._counters.masks_overlapped += constraint.mask_ready
+        try:
+            return generation.row()
         finally:
-            if generation.constraint:
-                self._counters.mask_wait_seconds += time.perf_counter() - started
+            self._counters.mask_wait_seconds += time.perf_counter() - started
 
     def _commit(self, batch: Batch, drawn: dict[int, Outcome]) -> None:
         advances = [self._advance(self._generations[i], outcome) for i, outcome in drawn.items()]

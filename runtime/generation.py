@@ -90,14 +90,6 @@ class Generation:
         self._begin(start=len(sequence.token_ids) + len(stages[0].prefix_ids))
 
     @property
-    def stage(self) -> Stage:
-        return self._stages[self.index].stage
-
-    @property
-    def constraint(self) -> Constraint | None:
-        return self._stages[self.index].constraint
-
-    @property
     def is_plain_greedy(self) -> bool:
         """Whether its tokens are the model's own first choice."""
         return self.stage.params.temperature == 0 and self.constraint is None
@@ -129,6 +121,8 @@ class Generation:
 
     def _begin(self, start: int) -> None:
         """Starts the current stage behind `start` tokens."""
+        self.stage = self._stages[self.index].stage
+        self.constraint = self._stages[self.index].constraint
         self._start = start
         self._tokens: list[int] = []
         self._max_tokens = min(self.stage.max_tokens, self.sequence.limit - start)

@@ -18,6 +18,8 @@ from runtime.tokenizer import Tokenizer
 CACHED_GRAMMARS = 32
 EIGHT = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8).view(torch.int64)[:, 0]
 """What the bits of a byte stand for, lowest first, each as a byte: [256]."""
+AT_ONCE = 1 << 17
+"""Ids in all masks of a step up to which no thread is asked: to hand over costs the model's thread more."""
 SIMPLER_SCHEMA = "Simplify the JSON Schema: fixed properties, enums and bounded arrays."
 
 
@@ -67,11 +69,19 @@ Masks = Future[dict[Constraint, Tensor]]
 
 
 def begin_masks(constraints: Sequence[Constraint], executor: Executor) -> None:
-    """Starts computing the next masks of constraints over one vocabulary; llguidance works without Python's lock."""
-    if constraints:
+    """Starts computing the next masks of constraints over one vocabulary; llguidance works without Python's lock.
+
+    Those that are made sooner than another thread takes over are made at once.
+    """
+    if not constraints:
+        return
+    begun: Masks = Future()
+    if len(constraints) * constraints[0]._vocab_size > AT_ONCE:
         begun = executor.submit(compute_masks, constraints)
-        for constraint in constraints:
-            constraint._begun = begun
+    else:
+        begun.set_result(compute_masks(constraints))
+    for constraint in constraints:
+        constraint._begun = begun
 
 
 def compute_masks(constraints: Sequence[Constraint]) -> dict[Constraint, Tensor]:

@@ -50,7 +50,8 @@ class DiagnoseRun:
     """One case on its way through the model. Feed it the pieces of its tasks until it is done.
 
     Construction checks the case, submits the first task of every sample (they share the prompt's keys and values),
-    and raises InputError when the prompt is too long. `seconds` is the time until it was done.
+    and raises InputError when the prompt is too long. It is `done` when every sample has an answer or no hope of one;
+    `seconds` is the time until then.
     """
 
     def __init__(self, case: Case, options: DiagnoseOptions, model: Model) -> None:
@@ -69,6 +70,7 @@ class DiagnoseRun:
             for i in range(options.samples)
         )
         self.seconds = 0.0
+        self.done = False
         self._record: dict[str, Any] | None = None
 
     def _ask(self, started: float) -> Question:
@@ -88,18 +90,13 @@ class DiagnoseRun:
         """The sample whose answer is the result: the first, or if it came to nothing, the next that did not."""
         return next((sample for sample in self.samples if sample.answer is not None), self.samples[0])
 
-    @property
-    def done(self) -> bool:
-        """Whether every sample has an answer or no hope of one."""
-        return all(sample.done for sample in self.samples)
-
     def feed(self, piece: Piece) -> None:
         """Take a piece; those of other tasks are ignored."""
         if self.done:
             return
         for sample in self.samples:
             sample.feed(piece)
-        self.seconds = self.question.seconds
+        self._note()
 
     def abort(self) -> None:
         """Stop the model's work on this case."""
@@ -107,6 +104,10 @@ class DiagnoseRun:
             return
         for sample in self.samples:
             sample.abort()
+        self._note()
+
+    def _note(self) -> None:
+        self.done = all(sample.done for sample in self.samples)
         self.seconds = self.question.seconds
 
     def record(self) -> dict[str, Any]:

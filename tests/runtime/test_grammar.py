@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from runtime import grammar
 from runtime.errors import GrammarError
 from runtime.grammar import CACHED_GRAMMARS, GrammarCompiler, begin_masks
 from runtime.tokenizer import Tokenizer
@@ -120,6 +121,27 @@ def test_property_order_is_part_of_the_grammar(compiler: GrammarCompiler) -> Non
     assert ab.forced() != ba.forced()
 
 
+@pytest.fixture(params=[True, False], ids=["at once", "handed over"])
+def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether masks are made where they are begun, or by a thread."""
+    monkeypatch.setattr(grammar, "AT_ONCE", 1 << 30 if request.param else 0)
+    return bool(request.param)
+
+
+def test_only_masks_of_many_ids_are_handed_over(compiler: GrammarCompiler, at_once: bool) -> None:
+    class Watching(ThreadPoolExecutor):
+        begun = 0
+
+        def submit(self, *given: Any, **named: Any) -> Any:
+            self.begun += 1
+            return super().submit(*given, **named)
+
+    with Watching(1) as executor:
+        begin_masks([compiler.constraint(SCHEMA)], executor)
+    assert executor.begun == (0 if at_once else 1)
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_mask_can_be_computed_in_a_thread(compiler: GrammarCompiler) -> None:
     constraint, direct = compiler.constraint(SCHEMA), compiler.constraint(SCHEMA)
     with ThreadPoolExecutor(1) as executor:
@@ -132,6 +154,7 @@ def test_a_mask_can_be_computed_in_a_thread(compiler: GrammarCompiler) -> None:
     assert not direct.mask_ready
 
 
+@pytest.mark.usefixtures("at_once")
 def test_masks_computed_together_are_those_computed_apart(compiler: GrammarCompiler) -> None:
     schemas = [SCHEMA, record(a={"type": "boolean"}), record(text={"type": "string"})]
     together, apart = ([compiler.constraint(schema) for schema in schemas] for _ in range(2))
@@ -145,6 +168,7 @@ def test_masks_computed_together_are_those_computed_apart(compiler: GrammarCompi
     assert not any(constraint.mask_ready for constraint in together)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_an_error_among_masks_is_that_of_its_grammar_alone(compiler: GrammarCompiler) -> None:
     broken, whole = compiler.constraint(SCHEMA), compiler.constraint(SCHEMA)
     with pytest.raises(GrammarError):

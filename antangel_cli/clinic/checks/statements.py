@@ -55,6 +55,11 @@ def _pattern(source: str) -> re.Pattern[str]:
     return re.compile(source)
 
 
+@cache
+def _looks_beyond(source: str) -> bool:
+    return bool(_LOOKS_BEYOND.search(source))
+
+
 def joined(stated: Sequence[Statement]) -> str:
     """All sentences in one text, kept apart by what no pattern reaches across."""
     return _APART.join(statement.text for statement in stated)
@@ -65,7 +70,7 @@ def may_stand_in(whole: str, pattern: str) -> bool:
 
     Never a false no: what looks ahead for an absence, or for an end, is left to each sentence.
     """
-    return bool(_LOOKS_BEYOND.search(pattern) or _pattern(pattern).search(whole))
+    return _looks_beyond(pattern) or bool(_pattern(pattern).search(whole))
 
 
 def asserted(statement: Statement, pattern: str, past: bool = False) -> bool:
