@@ -98,7 +98,8 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_token_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._stop_token_ids = sorted(stop_token_ids)
+        # A model can name some that its tokenizer lacks: they are never drawn.
+        self._stop_token_ids = sorted(token_id for token_id in stop_token_ids if token_id < tokenizer.size)
         self._ll_tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 

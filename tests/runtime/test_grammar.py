@@ -115,6 +115,11 @@ def test_constraints_are_independent_and_grammars_are_kept(compiler: GrammarComp
     assert len(compiler._compiled) == CACHED_GRAMMARS
 
 
+def test_an_end_of_turn_that_the_tokenizer_lacks_is_left_out() -> None:
+    compiler = GrammarCompiler(TOKENIZER, VOCAB_SIZE, (*STOP, TOKENIZER.size, VOCAB_SIZE - 1))
+    assert compiler.constraint(record(a={"type": "boolean"})).forced()
+
+
 def test_property_order_is_part_of_the_grammar(compiler: GrammarCompiler) -> None:
     ab = compiler.constraint(record(a={"type": "boolean"}, b={"type": "boolean"}))
     ba = compiler.constraint(record(b={"type": "boolean"}, a={"type": "boolean"}))
