@@ -33,7 +33,7 @@ from nano.corpus import diagnose_example
 from nano.world import load_world
 
 RESULT = RESULTS / "batching.json"
-CONCURRENCY = (1, 16, 32)
+CONCURRENCY = (1, 4, 16, 32)
 WANTED_TIMES = 3.0
 EVERY_LINE_FAILED = 5
 
