@@ -4,6 +4,11 @@
 PROBLEMS_SHOWN = 20
 
 
+def gib(count: int) -> str:
+    """Bytes as messages say them: `7.42 GiB`."""
+    return f"{count / 2**30:,.2f} GiB"
+
+
 class AntangelError(Exception):
     """An error with a remedy: what happened and where, then what to do about it."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from kernels.formats import Format
 from runtime.config import Amount, EngineConfig, ModelConfig, Share
-from runtime.errors import CapacityError, OptionError
+from runtime.errors import CapacityError, OptionError, gib
 from runtime.hardware import usable_memory
 from runtime.inventory import EMBEDDING, dense_matrices, expert_layers, plain_tensors
 from runtime.pack_layout import DenseEntry, ExpertGeometry, place
@@ -252,8 +252,8 @@ def _plain_format(name: str) -> Format:
 def _too_large(least: MemoryPlan) -> CapacityError:
     missing = least.total - least.budget
     return CapacityError(
-        f"{least.total:,} bytes are needed with {least.slots:,} of {least.experts:,} experts in memory, and "
-        f"{least.budget:,} may be used: {missing:,} are missing",
+        f"{gib(least.total)} are needed with {least.slots:,} of {least.experts:,} experts in memory, and "
+        f"{gib(least.budget)} may be used: {gib(missing)} ({missing:,} bytes) are missing",
         "Allow more with --ram, or take less with --context, --kv or --slots.",
         shortfall=missing,
     )
@@ -262,7 +262,8 @@ def _too_large(least: MemoryPlan) -> CapacityError:
 def _needs_disk(whole: MemoryPlan) -> CapacityError:
     missing = whole.total - whole.budget
     return CapacityError(
-        f"all experts in memory take {whole.total:,} bytes, and {whole.budget:,} may be used: {missing:,} are missing",
+        f"all experts in memory take {gib(whole.total)}, and {gib(whole.budget)} may be used: {gib(missing)} "
+        f"({missing:,} bytes) are missing",
         "Allow more with --ram, or leave --no-disk out.",
         shortfall=missing,
     )

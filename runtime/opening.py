@@ -11,7 +11,7 @@ import torch
 from kernels.gpu import runs_on_gpu
 from kernels.registry import Announce
 from runtime.config import EngineConfig
-from runtime.errors import OptionError
+from runtime.errors import OptionError, gib
 from runtime.experts.pager import ExpertPager
 from runtime.experts.paging import Pager
 from runtime.experts.profile import load_profile
@@ -116,10 +116,10 @@ def _pager(weights: Weights, memory: MemoryPlan, config: EngineConfig, announce:
 
 
 def _chosen(memory: MemoryPlan, config: EngineConfig) -> str:
-    share, held = 100 * memory.resident_share, memory.slots * memory.slot_bytes / 2**30
+    share, held = 100 * memory.resident_share, gib(memory.slots * memory.slot_bytes)
     bound = "the budget" if memory.told else "what is free"
-    why = "as told" if config.slots is not None else f"as {bound} of {memory.budget / 2**30:.2f} GiB allows"
+    why = "as told" if config.slots is not None else f"as {bound} of {gib(memory.budget)} allows"
     return (
-        f"{memory.slots:,} of {memory.experts:,} experts ({share:.0f}%, {held:.2f} GiB) are kept in memory, {why}; "
+        f"{memory.slots:,} of {memory.experts:,} experts ({share:.0f}%, {held}) are kept in memory, {why}; "
         "the others are read from disk when they are needed."
     )

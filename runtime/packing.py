@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kernels.formats import Format, FormatError, QuantisationError
-from runtime.errors import PROBLEMS_SHOWN, CapacityError, CheckpointError, OptionError
+from runtime.errors import PROBLEMS_SHOWN, CapacityError, CheckpointError, OptionError, gib
 from runtime.hardware import usable_cores
 from runtime.pack import is_pack
 from runtime.pack_check import FileHashes, Progress, check_pack, file_hash, file_parts, hash_files
@@ -159,7 +159,7 @@ def _require_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed + SPARE:
         raise CapacityError(
-            f"{directory} needs {needed + SPARE:,} bytes more, and its disk has {free:,} free",
+            f"{directory} needs {gib(needed + SPARE)} more, and its disk has {gib(free)} free",
             "Free some space, or name a directory on another disk.",
         )
 

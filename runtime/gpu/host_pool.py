@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.registry import Announce
-from runtime.errors import CapacityError
+from runtime.errors import CapacityError, gib
 from runtime.experts.store import ExpertStore
 from runtime.experts.transfer import Cause, ExpertTransfer
 from runtime.hardware import large_pages
@@ -250,7 +250,7 @@ def _region(nbytes: int) -> mmap.mmap:
         region = large_pages(nbytes)
     except (OSError, OverflowError, MemoryError) as error:
         raise CapacityError(
-            f"{nbytes:,} bytes of memory for experts are refused: {error}",
+            f"{gib(nbytes)} of memory for experts are refused: {error}",
             "Raise the limit of address space (ulimit -v) or of overcommitted memory, or leave the GPU out.",
         ) from error
     if hasattr(mmap, "MADV_DONTFORK"):
@@ -261,6 +261,6 @@ def _region(nbytes: int) -> mmap.mmap:
 def _refused(nbytes: int, error: RuntimeError) -> str:
     reason = str(error).partition("\n")[0]
     return (
-        f"{nbytes / 2**30:.1f} GiB of experts could not be pinned ({reason}), so they go to the GPU through a staging "
+        f"{gib(nbytes)} of experts could not be pinned ({reason}), so they go to the GPU through a staging "
         "ring, which is slower: raise the limit of locked memory (ulimit -l, memlock in /etc/security/limits.conf)"
     )

@@ -14,7 +14,7 @@ from kernels.gpu.policy import Policy
 from kernels.gpu.tables import ExpertShape
 from kernels.registry import Announce
 from runtime.config import EngineConfig, ModelConfig
-from runtime.errors import OptionError
+from runtime.errors import OptionError, gib
 from runtime.experts.cost import CostTable
 from runtime.experts.lookahead import Lookahead
 from runtime.experts.policy import HALF_LIFE, PROTECTED, Rhythm, make_policy
@@ -216,13 +216,12 @@ def expert_shape(geometry: ExpertGeometry) -> ExpertShape:
 
 
 def _chosen(plan: GpuPlan) -> str:
-    gib = plan.slots * plan.slot_bytes / 2**30
-    share = f"{100 * plan.resident_share:.0f}%, {gib:.2f} GiB"
+    share = f"{100 * plan.resident_share:.0f}%, {gib(plan.slots * plan.slot_bytes)}"
     said = f"{plan.slots:,} of {plan.experts:,} experts ({share}) have a slot on the GPU"
     if plan.slots == plan.experts:
         return f"{said}."
     once = ", each of which is in one place alone, as RAM has no room for all" if plan.exclusive else ""
-    return f"{said}; {plan.frames:,} are kept in RAM ({plan.frames * plan.slot_bytes / 2**30:.2f} GiB){once}."
+    return f"{said}; {plan.frames:,} are kept in RAM ({gib(plan.frames * plan.slot_bytes)}){once}."
 
 
 def device_policy(name: str | None, config: ModelConfig, geometry: ExpertGeometry) -> Policy:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.registry import Announce
 from runtime.config import Amount, EngineConfig, ModelConfig, Share
-from runtime.errors import CapacityError
+from runtime.errors import CapacityError, gib
 from runtime.memory import GROWTH, KV_SHARE, LEFT_FREE, TOKENS_PER_SEQUENCE, ModelSizes, workspace_bytes
 
 # What a CUDA context, its libraries and its allocator take of a card, and what they take of RAM beside the context's
@@ -149,16 +149,17 @@ def shortage(plan: GpuPlan) -> CapacityError | None:
     missing = plan.vram_total - plan.vram_budget
     if missing > 0:
         return CapacityError(
-            f"{plan.vram_total:,} bytes of VRAM are needed with {plan.slots:,} of {plan.experts:,} experts in slots, "
-            f"and {plan.vram_budget:,} may be used: {missing:,} are missing",
+            f"{gib(plan.vram_total)} of VRAM are needed with {plan.slots:,} of {plan.experts:,} experts in slots, "
+            f"and {gib(plan.vram_budget)} may be used: {gib(missing)} ({missing:,} bytes) are missing",
             f"Allow more with --vram, or take less with --context, --kv or --slots; {WITHOUT_GPU}",
             shortfall=missing,
         )
     missing = plan.ram_total - plan.ram_budget
     if missing > 0:
         return CapacityError(
-            f"{plan.ram_total:,} bytes of RAM are needed with {plan.frames:,} experts that have no slot, and "
-            f"{plan.ram_budget:,} may be used: {missing:,} are missing, and under a GPU experts are not read from disk",
+            f"{gib(plan.ram_total)} of RAM are needed with {plan.frames:,} experts that have no slot, and "
+            f"{gib(plan.ram_budget)} may be used: {gib(missing)} ({missing:,} bytes) are missing, and under a GPU "
+            "experts are not read from disk",
             f"Allow more with --ram, or more slots with --vram; {WITHOUT_GPU}",
             shortfall=missing,
         )
@@ -219,7 +220,7 @@ def _no_slots(least: GpuPlan) -> CapacityError:
     missing = least.slots * least.slot_bytes
     return CapacityError(
         f"the card has no room for {least.slots:,} of {least.experts:,} experts, the least that will do: "
-        f"up to {missing:,} bytes are missing",
+        f"up to {gib(missing)} ({missing:,} bytes) are missing",
         f"End what else uses the GPU, or take less with --vram, --context or --kv; {WITHOUT_GPU}",
         shortfall=missing,
     )

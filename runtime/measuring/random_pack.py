@@ -15,7 +15,7 @@ import torch
 
 from kernels.formats import FLOATS, Format
 from runtime.config import ModelConfig
-from runtime.errors import CapacityError, CheckpointError, ConfigError
+from runtime.errors import CapacityError, CheckpointError, ConfigError, gib
 from runtime.inventory import EMBEDDING, dense_matrices, expert_layers, plain_tensors
 from runtime.measuring.parts_file import PartsFile
 from runtime.measuring.random_weights import (
@@ -336,8 +336,8 @@ def _write_manifest(directory: Path, model: RandomModel, small: list[str], large
 
 def _no_room(needed: int, free: int) -> CapacityError:
     return CapacityError(
-        f"a pack of {needed:,} bytes is to be written, and its disk has room for {free:,} beside the "
-        f"{KEPT_FREE:,} that are left free",
+        f"a pack of {gib(needed)} is to be written, and its disk has room for {gib(free)} beside the "
+        f"{gib(KEPT_FREE)} that are left free",
         "Free some space, choose another directory, or take fewer layers.",
         shortfall=needed - free,
     )

@@ -220,7 +220,7 @@ def test_all_slots_need_no_disk() -> None:
 def test_a_budget_that_is_too_small_says_what_would_do() -> None:
     with pytest.raises(CapacityError, match=r"are needed with 1 of 7,936 experts in memory") as caught:
         planned(ram=1 * GIB)
-    assert f"{caught.value.shortfall:,} are missing" in caught.value.message
+    assert f"({caught.value.shortfall:,} bytes) are missing" in caught.value.message
     assert "--ram" in caught.value.remedy
 
 

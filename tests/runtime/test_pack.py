@@ -497,7 +497,7 @@ def test_two_cannot_pack_into_one_directory(tmp_path: Path) -> None:
 def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = checkpoint(tmp_path)
     monkeypatch.setattr("runtime.packing.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(CapacityError, match=r"needs [\d,]+ bytes more, and its disk has 1,000 free"):
+    with pytest.raises(CapacityError, match=r"needs [\d.]+ GiB more, and its disk has 0\.00 GiB free"):
         write_pack(source, tmp_path / "pack")
     assert not is_pack(tmp_path / "pack")
     monkeypatch.undo()

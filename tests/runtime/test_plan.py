@@ -170,7 +170,7 @@ def test_without_a_gpu_the_budget_decides(ram: int, fits: str) -> None:
     assert prediction.budgets == {"RAM": ram}
     if fits == "no":
         assert prediction.shortfall == memory(prediction, "RAM") - ram > 0
-        assert f"{prediction.shortfall:,} are missing" in prediction.problem
+        assert f"({prediction.shortfall:,} bytes) are missing" in prediction.problem
         assert "--ram" in prediction.remedy
         assert prediction.tokens_per_s is None
     else:
@@ -249,7 +249,7 @@ def test_a_gpu_without_room_says_how_much_is_missing_and_what_is_needed(
     prediction = flash(replace(ONE, disk=disk), replace(CARD, vram=vram, ram=ram))
     assert (prediction.fits, prediction.is_possible, prediction.tokens_per_s) == ("no", False, None)
     assert prediction.shortfall == memory(prediction, short) - prediction.budgets[short] > 0
-    assert f"bytes of {short} are needed" in prediction.problem
+    assert f"GiB of {short} are needed" in prediction.problem
     assert "--gpu none" in prediction.remedy
 
 

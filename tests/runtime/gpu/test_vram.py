@@ -148,8 +148,8 @@ def shortfall(name: str, options: dict[str, Any], vram: int, ram: int) -> tuple[
     else:
         return 0, ""
     assert refusal.shortfall > 0
-    assert f"{refusal.shortfall:,} are missing" in refusal.message
-    return refusal.shortfall, "RAM" if "bytes of RAM" in refusal.message else "VRAM"
+    assert f"({refusal.shortfall:,} bytes) are missing" in refusal.message
+    return refusal.shortfall, "RAM" if "GiB of RAM" in refusal.message else "VRAM"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
