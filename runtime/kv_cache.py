@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from runtime.errors import CapacityError
+from runtime.errors import CapacityError, gib
 from runtime.hardware import large_pages
 from runtime.prefixes import PrefixIndex
 
@@ -48,11 +48,19 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | st
     """Not empty: a kernel may load a whole block and mask its unwritten rest, and 0 * NaN is NaN.
 
     In host memory attention walks through all of it in every step, and large pages save it a sixth of the time. They
-    are touched here, so that memory that is not to be had is missed now and no step waits for a page.
+    are touched here, so that memory that is not to be had is missed now and no step waits for a page. Raises
+    CapacityError.
     """
     if torch.device(device).type != "cpu" or not math.prod(shape):
         return torch.zeros(shape, dtype=dtype, device=device)
-    region = large_pages(math.prod(shape) * dtype.itemsize)
+    wanted = math.prod(shape) * dtype.itemsize
+    try:
+        region = large_pages(wanted)
+    except (OSError, OverflowError, MemoryError) as error:
+        raise CapacityError(
+            f"{gib(wanted)} of memory for keys and values are refused: {error}",
+            "Take less with --kv, --context or --concurrency, or raise the limit of address space (ulimit -v).",
+        ) from error
     return torch.frombuffer(region, dtype=dtype).view(shape).zero_()
 
 

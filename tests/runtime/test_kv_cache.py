@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import errno
+from typing import Any
+
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from runtime import kv_cache
 from runtime.errors import CapacityError
 from runtime.kv_cache import BlockAllocator, KVCache
 
@@ -16,6 +21,23 @@ def test_keys_lie_by_dimension_and_values_by_position() -> None:
     assert cache.nbytes == 2 * 2 * 3 * 4 * 5 * 16 * 4
     assert not cache.keys.any()
     assert not cache.values.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_is_zero_to_begin_with(dtype: torch.dtype) -> None:
+    cache = KVCache(2, 3, 16, 2, 8, dtype=dtype)
+    assert (cache.keys.dtype, cache.keys.count_nonzero(), cache.values.count_nonzero()) == (dtype, 0, 0)
+    assert cache.nbytes == 2 * 2 * 3 * 16 * 2 * 8 * dtype.itemsize
+
+
+def test_memory_that_is_refused_is_an_error_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(count: int) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(kv_cache, "large_pages", refused)
+    with pytest.raises(CapacityError, match=r"^1\.00 GiB of memory for keys and values are refused") as caught:
+        KVCache(2, 1024, 64, 16, 128)
+    assert "--kv" in caught.value.remedy
 
 
 def test_allocation_is_all_or_nothing() -> None:
