@@ -9,6 +9,7 @@ from antangel_cli.chatting import shelf
 from antangel_cli.chatting.computed import Computed
 from antangel_cli.chatting.resuming import session_of, take_up
 from antangel_cli.chatting.talk import Conversation
+from antangel_cli.clinic import memo
 from antangel_cli.errors import PolicyError, UsageError
 from antangel_cli.settings import Settings
 from antangel_cli.terminal import Terminal
@@ -141,6 +142,7 @@ class Keeper:
         if name is None or name == self.name:
             self.name, self._known = None, None
             talk.begin(None)
+            memo.forget()
             self._terminal.remark("The conversation is forgotten.")
 
     def where(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from antangel_cli.clinic.memo import remembered
 from antangel_cli.clinic.rules import load_rules
 
 REMOVED = "[removed]"
@@ -27,6 +28,7 @@ class Identifier:
     end: int
 
 
+@remembered
 def identifiers_in(text: str) -> tuple[Identifier, ...]:
     """What in a text has the form of an identifier, from left to right; of overlapping ones the longer."""
     found: list[Identifier] = []

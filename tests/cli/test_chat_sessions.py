@@ -16,6 +16,7 @@ import pytest
 from antangel_cli import load
 from antangel_cli.chatting import shelf
 from antangel_cli.chatting.session import Session
+from antangel_cli.clinic.checks import statements
 from tests.cli.cases import CHEST_PAIN
 from tests.cli.chats import case_file, chat_with, roles, rule, run, say, saying, use
 from tests.cli.scripted import Scripted
@@ -211,10 +212,13 @@ def test_what_is_taken_back_leaves_the_session_too(model: Scripted) -> None:
 def test_forget_deletes_the_file_what_was_left_of_it_and_the_conversation(model: Scripted) -> None:
     chat = chat_with(Scripted())
     say(chat, "/save mine", "one")
+    known = statements._page("one")
+    assert statements._page("one") is known
     (shelf.folder() / ".mine.json.abc").write_text("a patient", encoding="utf-8")
     say(chat, "/forget")
     assert [*shelf.folder().iterdir()] == []
     assert chat.talk.exchanges == []
+    assert statements._page("one") is not known, "nor is what was found in it kept"
     say(chat, "two")
     assert [*shelf.folder().iterdir()] == []
     assert say(chat, "/forget mine") == [2]

@@ -99,9 +99,11 @@ def refused(result: Result, code: int = 4) -> str:
 
 def test_a_budget_that_is_too_small_is_refused_with_what_is_missing() -> None:
     error = refused(ask("--ram", "100MB"))
-    needed, allowed, missing = (int(number.replace(",", "")) for number in re.findall(r"\d[\d,]{6,}", error))
-    assert allowed == 100_000_000
-    assert missing == needed - allowed > 0
+    needed, allowed, missing = (float(number) for number in re.findall(r"([\d.]+) GiB", error))
+    [exactly] = (int(number.replace(",", "")) for number in re.findall(r"\(([\d,]+) bytes\)", error))
+    assert allowed == round(100_000_000 / 2**30, 2)
+    assert missing == round(exactly / 2**30, 2)
+    assert needed == pytest.approx(allowed + missing, abs=0.011)
     assert "--ram" in error.splitlines()[-1]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from antangel_cli.clinic.checks.unveiling import readings
 from antangel_cli.clinic.facts import Fact
+from antangel_cli.clinic.memo import remembered
 from antangel_cli.clinic.rules import load_rules
 
 REACH = 60
@@ -114,12 +115,17 @@ def _passages(rows: Sequence[Fact], question: str | None) -> Iterator[_Passage]:
 
 def _readings(places: tuple[str, ...], texts: tuple[str, ...]) -> Iterator[_Passage]:
     """The passage as it stands, then as every reading of one of its sentences gives it."""
-    read = [dict(readings(text)) for text in texts]
+    read = [_read(text) for text in texts]
     names = [None, *dict.fromkeys(name for reading in read for name in reading if name)]
     for name in names:
         pieces = [_up_to(reading, name) for reading in read]
         starts = accumulate((len(piece) + 1 for piece in pieces[:-1]), initial=0)
         yield _Passage(places, " ".join(pieces), tuple(starts), name)
+
+
+@remembered
+def _read(text: str) -> dict[str | None, str]:
+    return dict(readings(text))
 
 
 def _up_to(reading: dict[str | None, str], name: str | None) -> str:

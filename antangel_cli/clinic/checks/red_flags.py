@@ -8,11 +8,13 @@ from functools import cache
 from typing import Any
 
 from antangel_cli.clinic.case import Case
-from antangel_cli.clinic.checks.statements import Statement, asserted, joined, may_stand_in, statements
+from antangel_cli.clinic.checks.statements import Page, Statement, may_stand_in, pages, statements
 from antangel_cli.clinic.checks.units import Value, quantities
 from antangel_cli.clinic.facts import Fact
 from antangel_cli.clinic.rules import load_rules, rule_files
 from antangel_cli.clinic.rules.site import COMPARISON, site_rules, use_site_rules
+
+Stated = tuple[Page, tuple[Statement, ...]]
 
 
 @dataclass(frozen=True)
@@ -107,19 +109,17 @@ def _comparison(text: str) -> tuple[str, str, float]:
 
 def red_flags(case: Case, rows: Sequence[Fact], values: Sequence[Value]) -> tuple[Fired, ...]:
     """The rules that fire for a case, with the facts they rest on."""
-    stated = statements(rows)
-    whole = joined(stated)
+    stated = pages(statements(rows))
     ids = {fact.path: fact.id for fact in rows}
-    fired = (_fire(rule, stated, whole, values, ids) for rule in rules() if _concerns(rule, case))
+    fired = (_fire(rule, stated, values, ids) for rule in rules() if _concerns(rule, case))
     return tuple(hit for hit in fired if hit is not None)
 
 
 def red_flags_in_text(text: str) -> tuple[Fired, ...]:
     """The rules that fire for free text of which nothing else is known: a question, a chat message."""
-    stated = statements((Fact("text", "text", text, "text"),))
-    whole = joined(stated)
+    stated = pages(statements((Fact("text", "text", text, "text"),)))
     known = (rule for rule in rules() if rule.sex is None and not rule.pregnancy and rule.ages == (0.0, 1000.0))
-    return tuple(hit for hit in (_fire(rule, stated, whole, (), {}) for rule in known) if hit is not None)
+    return tuple(hit for hit in (_fire(rule, stated, (), {}) for rule in known) if hit is not None)
 
 
 def _concerns(rule: Rule, case: Case) -> bool:
@@ -132,12 +132,10 @@ def _concerns(rule: Rule, case: Case) -> bool:
     return not rule.pregnancy or bool(patient.pregnancy and patient.pregnancy.status in rule.pregnancy)
 
 
-def _fire(
-    rule: Rule, stated: Sequence[Statement], whole: str, values: Sequence[Value], ids: dict[str, str]
-) -> Fired | None:
+def _fire(rule: Rule, stated: Sequence[Stated], values: Sequence[Value], ids: dict[str, str]) -> Fired | None:
     cited: list[str] = []
     for condition in rule.when:
-        found = list(_evidence(condition, stated, whole, values, ids))
+        found = list(_evidence(condition, stated, values, ids))
         if not found:
             return None
         cited += found[:2]
@@ -145,14 +143,13 @@ def _fire(
 
 
 def _evidence(
-    condition: Condition, stated: Sequence[Statement], whole: str, values: Sequence[Value], ids: dict[str, str]
+    condition: Condition, stated: Sequence[Stated], values: Sequence[Value], ids: dict[str, str]
 ) -> Iterator[str]:
-    words = [pattern for pattern in condition.words if may_stand_in(whole, pattern)]
-    for statement in stated if words else ():
-        if statement.background and not condition.past:
-            continue
-        if any(asserted(statement, pattern, condition.past) for pattern in words):
-            yield statement.fact_id
+    for page, sentences in stated:
+        words = [pattern for pattern in condition.words if may_stand_in(page, pattern)]
+        for i in sorted({i for pattern in words for i in page.asserting(pattern, condition.past)}):
+            if condition.past or not sentences[i].background:
+                yield sentences[i].fact_id
     for value in values:
         if any(_holds(value, *comparison) for comparison in condition.measured):
             yield ids.get(value.path, value.path)

@@ -9,6 +9,7 @@ from functools import cache
 
 from antangel_cli.clinic.checks.text_folding import folded
 from antangel_cli.clinic.facts import Fact
+from antangel_cli.clinic.memo import LONGEST, remembered
 from antangel_cli.clinic.rules import load_rules
 
 CURRENT = {"complaint", "text", "finding", "note", "imaging"}
@@ -60,24 +61,59 @@ def _looks_beyond(source: str) -> bool:
     return bool(_LOOKS_BEYOND.search(source))
 
 
-def joined(stated: Sequence[Statement]) -> str:
-    """All sentences in one text, kept apart by what no pattern reaches across."""
-    return _APART.join(statement.text for statement in stated)
+class Page:
+    """Sentences in one text, kept apart by what no pattern reaches across. What was looked for once is known."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._holds: dict[str, bool] = {}
+        self._asserting: dict[tuple[str, bool], tuple[int, ...]] = {}
+
+    def holds(self, pattern: str) -> bool:
+        """Whether a pattern matches anywhere."""
+        if pattern not in self._holds:
+            self._holds[pattern] = _pattern(pattern).search(self._text) is not None
+        return self._holds[pattern]
+
+    def asserting(self, pattern: str, past: bool) -> tuple[int, ...]:
+        """Which of the sentences state what a pattern describes."""
+        if (pattern, past) not in self._asserting:
+            sentences = enumerate(self._text.split(_APART))
+            self._asserting[pattern, past] = tuple(i for i, text in sentences if _asserts(text, pattern, past))
+        return self._asserting[pattern, past]
 
 
-def may_stand_in(whole: str, pattern: str) -> bool:
-    """Whether a pattern can match in any of the sentences in `whole`; it is looked for in all of them at once.
+_page = remembered(Page)
+
+
+def pages(stated: Sequence[Statement]) -> tuple[tuple[Page, tuple[Statement, ...]], ...]:
+    """Sentences by the page; more of them at the end leave the pages before as they were."""
+    found: list[list[Statement]] = []
+    room = 0
+    for statement in stated:
+        room -= len(statement.text) + len(_APART)
+        if room < 0:
+            found.append([])
+            room = LONGEST - len(statement.text)
+        found[-1].append(statement)
+    return tuple((_page(_APART.join(each.text for each in page)), tuple(page)) for page in found)
+
+
+def may_stand_in(page: Page, pattern: str) -> bool:
+    """Whether a pattern can match in any of a page's sentences; it is looked for in all of them at once.
 
     Never a false no: what looks ahead for an absence, or for an end, is left to each sentence.
     """
-    return _looks_beyond(pattern) or bool(_pattern(pattern).search(whole))
+    return _looks_beyond(pattern) or page.holds(pattern)
 
 
 def asserted(statement: Statement, pattern: str, past: bool = False) -> bool:
     """Whether a sentence states what `pattern` describes; with `past`, also as history."""
-    return any(
-        stands(statement.text, match.start(), match.end(), past) for match in _pattern(pattern).finditer(statement.text)
-    )
+    return _asserts(statement.text, pattern, past)
+
+
+def _asserts(text: str, pattern: str, past: bool) -> bool:
+    return any(stands(text, match.start(), match.end(), past) for match in _pattern(pattern).finditer(text))
 
 
 def stands(text: str, start: int, end: int, past: bool) -> bool:

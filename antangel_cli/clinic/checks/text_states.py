@@ -10,6 +10,7 @@ from antangel_cli.clinic.checks.text_context import is_current
 from antangel_cli.clinic.checks.text_notations import plain
 from antangel_cli.clinic.checks.units import Quantity, Value
 from antangel_cli.clinic.facts import Fact
+from antangel_cli.clinic.memo import remembered
 from antangel_cli.clinic.rules import load_rules
 
 _TABLE = load_rules("text_vitals")
@@ -43,6 +44,7 @@ def deeply_altered(text: str) -> bool:
     return any(_DEEP.search(match.group()) for match in _standing(text, _PATTERNS["consciousness"][0]))
 
 
+@remembered
 def _states(text: str, pattern: re.Pattern[str]) -> bool:
     return any(True for _ in _standing(text, pattern))
 

@@ -12,6 +12,7 @@ from antangel_cli.clinic.checks.text_notations import Reading, plain, readings, 
 from antangel_cli.clinic.checks.text_states import PROSE, STATES, states
 from antangel_cli.clinic.checks.units import Measured, Value
 from antangel_cli.clinic.facts import Fact
+from antangel_cli.clinic.memo import remembered
 
 
 def vitals_in_text(case: Case, rows: Sequence[Fact], measured: Measured) -> Measured:
@@ -25,10 +26,13 @@ def vitals_in_text(case: Case, rows: Sequence[Fact], measured: Measured) -> Meas
 
 
 def _read(fact: Fact, time: str | None) -> Iterator[Value]:
-    text = plain(fact.text)
-    for run in runs(text, readings(text)):
-        if is_current(text, run[0].start, run[-1].end):
-            yield from (_value(reading, fact, time) for reading in run)
+    return (_value(reading, fact, time) for reading in _current(plain(fact.text)))
+
+
+@remembered
+def _current(text: str) -> tuple[Reading, ...]:
+    standing = (run for run in runs(text, readings(text)) if is_current(text, run[0].start, run[-1].end))
+    return tuple(reading for run in standing for reading in run)
 
 
 def _value(reading: Reading, fact: Fact, time: str | None) -> Value:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from antangel_cli.clinic.checks.text_folding import folded
+from antangel_cli.clinic.memo import remembered
 from antangel_cli.clinic.readers.numerals import in_digits
 from antangel_cli.clinic.rules import load_rules
 
@@ -72,7 +73,12 @@ def _one_patient(mentions: list[Mention], fields: set[str | None]) -> dict[str, 
     return {"age": {"value": value, "unit": unit}} | ({"sex_at_birth": sexes.pop()} if sexes else {})
 
 
-def _mentions(sentence: str) -> Iterator[Mention]:
+@remembered
+def _mentions(sentence: str) -> tuple[Mention, ...]:
+    return tuple(_each_mention(sentence))
+
+
+def _each_mention(sentence: str) -> Iterator[Mention]:
     end = 0
     for match, row in _ages(sentence):
         before = sentence[max(0, match.start("value") - _REACH) : match.start("value")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from antangel_cli.clinic.case import SCHEMA_ID, Case
@@ -9,6 +10,7 @@ from antangel_cli.clinic.facts import patient_words
 from antangel_cli.clinic.readers.demographics import demographics
 from antangel_cli.clinic.readers.intake import Intake
 
+_CHINESE = re.compile("[\u4e00-\u9fff\u3400-\u4dbf]")
 _CHINESE_SHARE = 0.2
 
 
@@ -41,6 +43,5 @@ def _read_from_text(case: Case) -> Iterator[dict[str, str | int]]:
 
 def language_of(text: str) -> str:
     """`zh` when at least a fifth of the letters are Chinese, else `en`."""
-    letters = [char for char in text if char.isalpha()]
-    chinese = sum("\u4e00" <= char <= "\u9fff" or "\u3400" <= char <= "\u4dbf" for char in letters)
-    return "zh" if letters and chinese / len(letters) >= _CHINESE_SHARE else "en"
+    letters = sum(map(str.isalpha, text))
+    return "zh" if letters and len(_CHINESE.findall(text)) / letters >= _CHINESE_SHARE else "en"
