@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 SENTENCES = 2048
-"""How many are kept for each function."""
+"""How many are kept for each function, unless it says another number."""
 LONGEST = 2000
 """Characters of the longest that is kept."""
 
@@ -20,9 +20,11 @@ Found = TypeVar("Found")
 _forgetting: list[Callable[[], None]] = []
 
 
-def remembered(function: Callable[Concatenate[str, Rest], Found]) -> Callable[Concatenate[str, Rest], Found]:
+def remembered(
+    function: Callable[Concatenate[str, Rest], Found], most: int = SENTENCES
+) -> Callable[Concatenate[str, Rest], Found]:
     """The same function of a text, that finds the same again; what it returns must not be changed."""
-    kept = lru_cache(maxsize=SENTENCES)(function)
+    kept = lru_cache(maxsize=most)(function)
     _forgetting.append(kept.cache_clear)
 
     def found(text: str, *rest: Hashable) -> Found:

@@ -83,7 +83,9 @@ class Page:
         return self._asserting[pattern, past]
 
 
-_page = remembered(Page)
+PAGES = 64
+"""How many are kept: as much as a long conversation says, at some 30 KB for each with all that was looked for."""
+_page = remembered(Page, PAGES)
 
 
 def pages(stated: Sequence[Statement]) -> tuple[tuple[Page, tuple[Statement, ...]], ...]:
