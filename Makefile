@@ -57,12 +57,12 @@ fuzz: setup
 injection: setup
 	$(BIN)/python -m bench.injection
 
-# Two halves that take about as long, side by side: one is of the runtime and the kernels, and is shown behind the other.
-BENEATH := tests/kernels tests/runtime tests/bench
+# Two halves that take about as long, side by side: one is of the runtime, and is shown behind the other.
+BENEATH := tests/runtime tests/bench
 SHOWN_LAST := .venv/beneath.log
 
 test: check
-	@echo "running the tests of the command line, and beside them those of the runtime and the kernels"
+	@echo "running the tests of the command line and the kernels, and beside them those of the runtime"
 	@$(BIN)/python -m pytest -m "not gpu" $(BENEATH) > $(SHOWN_LAST) 2>&1 & beneath=$$!; \
 	$(BIN)/python -m pytest -m "not gpu" $(addprefix --ignore=,$(BENEATH)); above=$$?; \
 	wait $$beneath; below=$$?; cat $(SHOWN_LAST); exit $$((above | below))
