@@ -13,6 +13,7 @@ import torch
 from kernels import cpu
 from kernels.gpu import runs_on_gpu
 from kernels.registry import Announce
+from runtime.errors import CapacityError, gib
 
 # Where a container's memory limit and use are kept: version 2 of cgroups, then version 1.
 CGROUPS = (
@@ -58,6 +59,14 @@ def large_pages(count: int) -> mmap.mmap:
             if error.errno != errno.EINVAL:
                 raise
     return region
+
+
+def large_pages_for(use: str, count: int, remedy: str) -> mmap.mmap:
+    """The same for a named use. Raises CapacityError, with the remedy, where that much memory is refused."""
+    try:
+        return large_pages(count)
+    except (OSError, OverflowError, MemoryError) as error:
+        raise CapacityError(f"{gib(count)} of memory for {use} are refused: {error}", remedy) from error
 
 
 def set_threads(threads: int | None) -> None:

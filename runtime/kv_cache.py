@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from runtime.errors import CapacityError, gib
-from runtime.hardware import large_pages
+from runtime.errors import CapacityError
+from runtime.hardware import large_pages_for
 from runtime.prefixes import PrefixIndex
 
 
@@ -53,14 +53,11 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | st
     """
     if torch.device(device).type != "cpu" or not math.prod(shape):
         return torch.zeros(shape, dtype=dtype, device=device)
-    wanted = math.prod(shape) * dtype.itemsize
-    try:
-        region = large_pages(wanted)
-    except (OSError, OverflowError, MemoryError) as error:
-        raise CapacityError(
-            f"{gib(wanted)} of memory for keys and values are refused: {error}",
-            "Take less with --kv, --context or --concurrency, or raise the limit of address space (ulimit -v).",
-        ) from error
+    region = large_pages_for(
+        "keys and values",
+        math.prod(shape) * dtype.itemsize,
+        "Take less with --kv, --context or --concurrency, or raise the limit of address space (ulimit -v).",
+    )
     return torch.frombuffer(region, dtype=dtype).view(shape).zero_()
 
 

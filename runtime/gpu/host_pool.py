@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.registry import Announce
-from runtime.errors import CapacityError, gib
+from runtime.errors import gib
 from runtime.experts.store import ExpertStore
 from runtime.experts.transfer import Cause, ExpertTransfer
-from runtime.hardware import large_pages
+from runtime.hardware import large_pages, large_pages_for
 
 # Bytes that are registered with the driver at a time, at most, in whole frames: Ctrl-C is heard in between.
 PIECE = 1 << 30
@@ -246,13 +246,11 @@ class _Reading:
 
 def _region(nbytes: int) -> mmap.mmap:
     """Memory that a child process does not get: a copy of its page table would be made, and pinned pages moved."""
-    try:
-        region = large_pages(nbytes)
-    except (OSError, OverflowError, MemoryError) as error:
-        raise CapacityError(
-            f"{gib(nbytes)} of memory for experts are refused: {error}",
-            "Raise the limit of address space (ulimit -v) or of overcommitted memory, or leave the GPU out.",
-        ) from error
+    region = large_pages_for(
+        "experts",
+        nbytes,
+        "Raise the limit of address space (ulimit -v) or of overcommitted memory, or leave the GPU out.",
+    )
     if hasattr(mmap, "MADV_DONTFORK"):
         region.madvise(mmap.MADV_DONTFORK)
     return region

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtime import kv_cache
+from runtime import hardware
 from runtime.errors import CapacityError
 from runtime.kv_cache import BlockAllocator, KVCache
 
@@ -34,7 +34,7 @@ def test_memory_that_is_refused_is_an_error_with_its_size(monkeypatch: pytest.Mo
     def refused(count: int) -> Any:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(kv_cache, "large_pages", refused)
+    monkeypatch.setattr(hardware, "large_pages", refused)
     with pytest.raises(CapacityError, match=r"^1\.00 GiB of memory for keys and values are refused") as caught:
         KVCache(2, 1024, 64, 16, 128)
     assert "--kv" in caught.value.remedy
